@@ -1,0 +1,50 @@
+# Everything here needs Python 3.11 or newer and make, nothing else. `make help` lists the targets.
+PYTHON      ?= python3
+CONSTRAINTS ?= constraints/cpu.txt
+EXTRAS      ?= book,notebooks,dev
+# Address of a package index that offers PyTorch's CPU build; README.md says where to read it.
+TORCH_INDEX ?=
+# The run that `make book` shows, and further words for `phoenix run mini` in `make mini`.
+RUN         ?= runs/mini
+ARGS        ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env test mini book notebooks lint clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
+
+env: $(STAMP) ## make the Python environment in .venv (pass TORCH_INDEX=... for a small PyTorch)
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Phoenix needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1): name another one, for example make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed: install your system's venv package (Debian and Ubuntu: python3-venv) and run make again" >&2; exit 2; }
+	@echo "Installing the packages of $(CONSTRAINTS) into $(VENV); this takes a few minutes and is done once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+	@touch $@
+
+test: env ## run the tests
+	$(BIN)/python -m pytest
+
+mini: env ## run the five notebooks on the embedded model, on the CPU and offline
+	$(BIN)/phoenix run mini $(ARGS)
+
+book: env ## build the book from the newest mini run; a warning is an error
+	$(BIN)/python book/build.py --run $(RUN)
+
+notebooks: env ## write the generated cells (install, parameters, badge) of the notebooks
+	$(BIN)/python -m phoenix_utils.notebooks
+
+lint: env ## check the style of the code
+	$(BIN)/ruff check .
+
+clean: ## remove the environment, the built book and caches; runs/ is kept
+	rm -rf $(VENV) book/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find phoenix_utils tests book -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,160 @@
+"""Build the book from the pages in `book/` and the executed notebooks of a run.
+
+    python book/build.py --run runs/mini
+
+The pages, the executed copies, `_config.yml` and `_toc.yml` are laid out in `book/_build/source`, Jupyter
+Book builds `book/_build/html` from it with warnings as errors, and the result is looked over: every page of
+the table of contents is there, every notebook shows its outputs, nothing is fetched from the network.
+"""
+
+import argparse
+import html.parser
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from phoenix_utils.artifacts import STAGE_FOLDERS, read_json
+from phoenix_utils.errors import PhoenixError
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "book" / "_build"
+# The badge that the notebooks show on a hub is a picture from the network; the book brings its own.
+REMOTE_BADGE = re.compile(r"https://colab\.research\.google\.com/assets/colab-badge\.svg")
+LOCAL_BADGE = "../book/figures/open-in-colab.svg"
+
+
+def toc_pages(toc: Path) -> list[str]:
+    """The pages of a table of contents in reading order, without suffix, for example `notebooks/03_sft`."""
+    content = yaml.safe_load(toc.read_text(encoding="utf-8"))
+    parts = content.get("parts", [content])
+    return [content["root"], *(entry["file"] for part in parts for entry in part.get("chapters", []))]
+
+
+def check_run(run: Path, notebooks: list[str]) -> None:
+    """Raise PhoenixError unless every stage of `run` is complete and its notebooks are current and whole."""
+    for stage, folder in STAGE_FOLDERS.items():
+        manifest = run / folder / "manifest.json"
+        if not manifest.is_file() or read_json(manifest).get("status") != "complete":
+            raise PhoenixError(f"{run} has no finished {stage} stage to show: run `make mini` first")
+    for page in notebooks:
+        source, executed = ROOT / f"{page}.ipynb", run / f"{page}.ipynb"
+        if not executed.is_file():
+            raise PhoenixError(f"{executed} is missing: run `make mini` first")
+        cells = read_json(executed)["cells"]
+        if _own_sources(cells) != _own_sources(read_json(source)["cells"]):
+            raise PhoenixError(f"{executed} is of another version of {page}.ipynb: run `make mini` again")
+        _check_outputs(executed, cells)
+
+
+def _own_sources(cells: list[dict]) -> list[str]:
+    """Source of each cell of the notebook itself; the runner adds one cell with its parameters."""
+    return ["".join(cell["source"]) for cell in cells if "injected-parameters" not in _tags(cell)]
+
+
+def _tags(cell: dict) -> list[str]:
+    return cell.get("metadata", {}).get("tags", [])
+
+
+def _check_outputs(path: Path, cells: list[dict]) -> None:
+    code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    if any(output["output_type"] == "error" for cell in code for output in cell["outputs"]):
+        raise PhoenixError(f"{path} ends in an error: look at it, mend the cause and run `make mini` again")
+    if any(cell["execution_count"] is None for cell in code) or not any(cell["outputs"] for cell in code):
+        raise PhoenixError(f"{path} was not executed to its end: run `make mini` again")
+
+
+def lay_out(run: Path, notebooks: list[str], source: Path) -> None:
+    """Copy pages, executed notebooks and configuration to `source`, in the places the project has them."""
+    shutil.copytree(ROOT / "book", source / "book", ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, source / name)
+    (source / "_static").mkdir()
+    shutil.copy(_mathjax(), source / "_static" / "mathjax.js")
+    for page in notebooks:
+        notebook = read_json(run / f"{page}.ipynb")
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = REMOTE_BADGE.sub(LOCAL_BADGE, "".join(cell["source"]))
+            elif "injected-parameters" in _tags(cell):
+                cell["metadata"]["tags"].append("hide-input")
+        target = source / f"{page}.ipynb"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def _mathjax() -> Path:
+    """MathJax in one file that draws formulas as SVG and so needs no fonts, from the `book` extra."""
+    files = importlib.metadata.files("sphinx-mathjax-offline") or []
+    return next(Path(file.locate()) for file in files if file.name == "tex-svg-full.js")
+
+
+class _Fetched(html.parser.HTMLParser):
+    """Collects what a browser fetches by itself from another host when it opens a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "link" and not {"stylesheet", "preload", "icon"} & set((values.get("rel") or "").split()):
+            return
+        for name in ("src", "href", "data") if tag != "a" else ():
+            if re.match(r"(https?:)?//", values.get(name) or ""):
+                self.urls.append(values[name])
+
+
+def check_pages(pages: list[str], notebooks: list[str], built: Path) -> None:
+    """Raise PhoenixError for a page that is missing, shows no outputs or needs the network to be read."""
+    for page in pages:
+        path = built / f"{page}.html"
+        if not path.is_file():
+            raise PhoenixError(f"{path} was not built though _toc.yml names {page}")
+        text = path.read_text(encoding="utf-8")
+        if page in notebooks and "cell_output" not in text:
+            raise PhoenixError(f"{path} shows no output of its notebook")
+        fetched = _Fetched()
+        fetched.feed(text)
+        if fetched.urls:
+            url = fetched.urls[0]
+            raise PhoenixError(f"{path} fetches {url}: keep a copy in book/figures and name that")
+
+
+def build(run: Path) -> Path:
+    """Build the book and return its first page; raises PhoenixError for whatever is not whole."""
+    pages = toc_pages(ROOT / "_toc.yml")
+    notebooks = [page for page in pages if page.startswith("notebooks/")]
+    check_run(run, notebooks)
+    shutil.rmtree(BUILD, ignore_errors=True)
+    source = BUILD / "source"
+    lay_out(run, notebooks, source)
+    command = ["jupyter-book", "build", "-W", "-n", "--keep-going", "--path-output", str(BUILD.parent), "."]
+    command[0] = str(Path(sys.executable).with_name(command[0]))
+    if subprocess.run(command, cwd=source).returncode:
+        raise PhoenixError("the book was not built; its warnings stand above, and each counts as an error")
+    check_pages(pages, notebooks, BUILD / "html")
+    return BUILD / "html" / f"{pages[0]}.html"
+
+
+def main() -> int:
+    """Read the command line, build, say where to look."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--run", default="runs/mini", type=Path, help="run whose notebooks are shown")
+    arguments = parser.parse_args()
+    try:
+        first = build(ROOT / arguments.run)
+    except PhoenixError as error:
+        print(f"make book: {error}", file=sys.stderr)
+        return 2
+    print(f"The book is ready: open {first.relative_to(ROOT)} in a browser.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

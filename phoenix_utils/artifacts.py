@@ -1,0 +1,386 @@
+"""The run directory: where each stage leaves its products, and how nothing in it is ever lost.
+
+Every file is written beside its final name and renamed when whole. A stage folder's `manifest.json` says which
+settings and which inputs (by SHA-256) made it; `open_stage` compares it before any work, so that a finished
+stage is skipped, a cut-off one resumes, and results of other settings are refused rather than mixed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from phoenix_utils import __version__
+from phoenix_utils.errors import PhoenixError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from phoenix_utils.profile import StageSettings
+
+STAGE_FOLDERS = {
+    "translation": "01_translation",
+    "filtering": "02_filtering",
+    "sft": "03_sft",
+    "dpo": "04_dpo",
+    "evaluation": "05_evaluation",
+}
+RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "bitsandbytes")
+
+
+def project_root(start: Path | None = None) -> Path | None:
+    """The checkout that `start` (the working directory) lies in, or None outside one."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "_config.yml").is_file() and (folder / "phoenix_utils").is_dir():
+            return folder
+    return None
+
+
+def resolve_run_dir(run_dir: str) -> Path:
+    """A relative run directory lies below the project, so notebook and command line mean the same one."""
+    path = Path(run_dir).expanduser()
+    return path if path.is_absolute() else (project_root() or Path.cwd()) / path
+
+
+def stage_path(run_dir: str, stage: str) -> Path:
+    """The folder of a stage's products, for example `runs/mini/03_sft`."""
+    return resolve_run_dir(run_dir) / STAGE_FOLDERS[stage]
+
+
+@contextlib.contextmanager
+def write_atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the final name only when the block ends well.
+
+    Raises PhoenixError when the disk is full or the folder cannot be written; nothing half-written stays.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise PhoenixError(f"no space left for {path}: free some disk and run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise PhoenixError(f"{path.parent} cannot be written: choose another folder with --out") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with write_atomic(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run; raises PhoenixError where it is damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        raise PhoenixError(f"{path} is damaged (not valid JSON): move that stage's folder away and run again") from None
+
+
+def write_rows(path: Path, rows: Iterable[dict], schema: pa.Schema, batch: int = 1000) -> int:
+    """Stream `rows` into one Parquet file, `batch` rows in memory at a time; returns how many there were."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    total, pending = 0, []
+    with write_atomic(path) as partial:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for row in rows:
+                pending.append(row)
+                if len(pending) == batch:
+                    writer.write_table(pa.Table.from_pylist(pending, schema=schema))
+                    total, pending = total + len(pending), []
+            writer.write_table(pa.Table.from_pylist(pending, schema=schema))
+            total += len(pending)
+    return total
+
+
+def read_rows(path: Path, batch: int = 1000) -> Iterator[dict]:
+    """Stream the rows of a Parquet file; raises PhoenixError where it is missing or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise PhoenixError(f"{path} does not exist: run the stage that makes it first")
+    try:
+        with pq.ParquetFile(path) as file:
+            for part in file.iter_batches(batch_size=batch):
+                yield from part.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PhoenixError(f"{path} is damaged ({error}): move that stage's folder away and run again") from None
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_path(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's file names and contents."""
+    if path.is_file():
+        return sha256_file(path)
+    parts = [f"{item.relative_to(path)}:{sha256_file(item)}" for item in sorted(path.rglob("*")) if item.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Short stable hash of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def describe_inputs(inputs: dict[str, Path | str]) -> dict[str, str]:
+    """A path becomes the hash of its contents; a text (a hub id, a package) stands for itself.
+
+    Raises PhoenixError where a path does not exist: an earlier stage has not been run.
+    """
+    described = {}
+    for name, value in inputs.items():
+        if isinstance(value, Path):
+            if not value.exists():
+                raise PhoenixError(f"{value} does not exist: run the stage that makes it first")
+            described[name] = f"sha256:{sha256_path(value)}"
+        else:
+            described[name] = value
+    return described
+
+
+class Progress:
+    """How far a stage is: one line that a notebook updates in place and that the runner reads from a file."""
+
+    def __init__(self, folder: Path, total: int, unit: str):
+        self.path, self.total, self.unit = folder / "progress.json", total, unit
+        self.started = self.written = time.monotonic()
+        self.handle, self.first = None, None
+        self._show(f"0 of {total:,} {unit}")
+
+    def update(self, done: int, **details: Any) -> None:
+        """Report that `done` units are finished; `details` (loss, characters/s) are shown beside them."""
+        if self.first is None:
+            self.first = done
+        now = time.monotonic()
+        if now - self.written < 1 and done < self.total:
+            return
+        self.written = now
+        fresh, elapsed = done - self.first, now - self.started
+        left = f" · {(self.total - done) * elapsed / fresh:.0f} s left" if 0 < fresh and done < self.total else ""
+        extra = "".join(f" · {key} {value}" for key, value in details.items())
+        self._show(f"{done:,} of {self.total:,} {self.unit}{extra}{left}")
+
+    def close(self, message: str) -> None:
+        """Replace the line by its last word."""
+        self._show(message)
+
+    def _show(self, line: str) -> None:
+        # Lost progress is no harm, so this file is renamed into place but never synced.
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({"line": line}), encoding="utf-8")
+        os.replace(partial, self.path)
+        show = _notebook_display()
+        if show is None:
+            return
+        shown = {"text/plain": line}
+        if self.handle is None:
+            self.handle = show(shown, raw=True, display_id=True)
+        else:
+            self.handle.update(shown, raw=True)
+
+
+def _notebook_display() -> Any:
+    """IPython's display inside a kernel, None elsewhere; IPython is never imported for its own sake."""
+    import sys
+
+    if "ipykernel" not in sys.modules:
+        return None
+    from IPython import get_ipython
+    from IPython.display import display
+
+    return display if get_ipython() is not None else None
+
+
+class StageRun:
+    """One stage at work in its folder; made by `open_stage`."""
+
+    def __init__(self, stage: str, folder: Path, manifest: dict[str, Any]):
+        self.stage, self.folder, self.manifest = stage, folder, manifest
+        self.is_complete = manifest["status"] == "complete"
+
+    def count(self, name: str, number: int) -> None:
+        """Keep a count (rows in, rows out) in the manifest."""
+        self.manifest["counts"][name] = number
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep any other fact (dtype and its reason, lineage) in the manifest."""
+        self.manifest["notes"][key] = value
+
+    def progress(self, total: int, unit: str) -> Progress:
+        """A progress line for `total` units of work."""
+        return Progress(self.folder, total, unit)
+
+
+@contextlib.contextmanager
+def open_stage(stage: str, settings: StageSettings, inputs: dict[str, Path | str]) -> Iterator[StageRun]:
+    """Enter a stage's folder: skip, resume, start afresh, or refuse.
+
+    Yields a StageRun whose `is_complete` is true where the same settings and inputs have been finished before
+    (the caller returns at once). Otherwise the folder holds whatever an interrupted attempt left, made by the
+    same settings, and the caller resumes. Raises PhoenixError where the folder belongs to other settings or
+    inputs (unless `settings.redo`, which moves it to `replaced/`), and where another process is at work in it.
+    """
+    folder = stage_path(settings.run_dir, stage)
+    _make_folder(folder)
+    lock = FileLock(folder.parent / f".{stage}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise PhoenixError(f"another process is working on {folder}: wait for it or choose another --out") from None
+    try:
+        described = describe_inputs(inputs)
+        changes = changed_since(folder, settings, described)
+        if changes and not settings.redo:
+            raise PhoenixError(refusal(folder, changes))
+        if changes:
+            _move_aside(folder)
+        run = StageRun(stage, folder, _begin_manifest(folder, stage, settings, described))
+        started = time.monotonic()
+        yield run
+        if not run.is_complete:
+            _finish_manifest(run, time.monotonic() - started)
+    finally:
+        lock.release()
+
+
+def changed_since(folder: Path, settings: StageSettings, described: dict[str, str]) -> str | None:
+    """What differs between a stage folder's manifest and the run asked for, in words; None if nothing does."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    asked, made = settings.fingerprint_values(), manifest["settings"]
+    asked = json.loads(json.dumps(asked))
+    words = [
+        f"{key} {made.get(key)!r} (now {asked.get(key)!r})"
+        for key in sorted({*asked, *made}) if asked.get(key) != made.get(key)
+    ]
+    words += [
+        f"another {name}" for name in sorted({*described, *manifest["inputs"]})
+        if described.get(name) != manifest["inputs"].get(name)
+    ]
+    return ", ".join(words) or None
+
+
+def refusal(folder: Path, changes: str) -> str:
+    """The sentence for a folder that belongs to another run."""
+    return (
+        f"{folder} was made with {changes}: choose another folder with --out, or replace it with --redo "
+        "(in a notebook: another run_dir, or redo = True)"
+    )
+
+
+def is_current(stage: str, settings: StageSettings, inputs: dict[str, Path | str]) -> bool:
+    """Whether a stage has been finished with these settings and inputs and its products are all there."""
+    folder = stage_path(settings.run_dir, stage)
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return False
+    manifest = read_json(path)
+    whole = all(
+        (folder / name).is_file() and (folder / name).stat().st_size == product["bytes"]
+        for name, product in manifest.get("outputs", {}).items()
+    )
+    if manifest["status"] != "complete" or not whole:
+        return False
+    return changed_since(folder, settings, describe_inputs(inputs)) is None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PhoenixError(f"{folder} cannot be made ({error.strerror}): choose another folder with --out") from None
+
+
+def _move_aside(folder: Path) -> None:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    target = folder.parent / "replaced" / f"{folder.name}-{stamp}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder, target)
+    folder.mkdir()
+
+
+def _begin_manifest(folder: Path, stage: str, settings: StageSettings, described: dict[str, str]) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if path.is_file():
+        manifest = read_json(path)
+        outputs = manifest.get("outputs", {})
+        damaged = [n for n, p in outputs.items() if not (folder / n).is_file() or (folder / n).stat().st_size != p["bytes"]]
+        if manifest["status"] == "complete" and damaged:
+            # A product was removed or cut: the stage is not done after all and makes what is missing again.
+            manifest = {**manifest, "status": "running", "outputs": {}}
+        return manifest
+    manifest = {
+        "stage": stage, "status": "running", "phoenix": __version__,
+        "settings": settings.fingerprint_values(), "inputs": described, "seed": settings.seed,
+        "seconds": 0.0, "counts": {}, "notes": {}, "outputs": {},
+    }
+    write_json(path, manifest)
+    return manifest
+
+
+def _finish_manifest(run: StageRun, seconds: float) -> None:
+    manifest = run.manifest
+    manifest["status"] = "complete"
+    manifest["seconds"] = round(manifest["seconds"] + seconds, 1)
+    manifest["peak_memory_gb"] = peak_memory_gb()
+    manifest["versions"] = installed_versions()
+    manifest["machine"] = {"python": platform.python_version(), "system": platform.system(),
+                           "architecture": platform.machine(), "cores": os.cpu_count()}
+    manifest["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    manifest["outputs"] = {
+        str(path.relative_to(run.folder)): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        for path in sorted(run.folder.rglob("*"))
+        if path.is_file() and path.name not in ("manifest.json", "progress.json")
+        and "checkpoints" not in path.relative_to(run.folder).parts and not path.name.startswith(".")
+    }
+    write_json(run.folder / "manifest.json", manifest)
+
+
+def peak_memory_gb() -> float | None:
+    """Peak resident memory of this process in GB; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**30 if platform.system() == "Darwin" else 2**20), 2)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that decide results, without importing them."""
+    found = {}
+    for name in RECORDED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,157 @@
+"""From messages to tokens: the chat template, what the model reads, and which tokens it is trained on.
+
+The template is Zephyr's: a line that names the speaker, the text, the end-of-sequence token.
+
+    <|user|>
+    Wie heißt du?</s>
+    <|assistant|>
+    Ich heiße Phönix.</s>
+
+Only what the assistant writes carries loss, its end-of-sequence token included: a model that was never trained
+to end its turn never ends it. `{% generation %}` marks that part in the template itself, so every library that
+reads the saved tokenizer finds the same tokens.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from phoenix_utils.errors import PhoenixError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Message = dict[str, str]
+
+# The newline stands before a turn rather than after its end, so that nothing follows the last stop token and a
+# prompt is, token by token, the beginning of the conversation it grows into.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] not in ['system', 'user', 'assistant'] -%}
+{{- raise_exception('unknown role ' + message['role']) -}}
+{%- endif -%}
+{{- ('' if loop.first else '\\n') + '<|' + message['role'] + '|>\\n' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] | trim + eos_token -}}{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] | trim + eos_token -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '\\n<|assistant|>\\n' -}}{%- endif -%}
+"""
+
+
+def template_for(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template for this tokenizer, with a beginning-of-sequence token where it starts every text with one.
+
+    The token is part of the template because chat text is tokenised without automatic special tokens; that way
+    it stands there exactly once.
+    """
+    return ("{{- bos_token -}}\n" if adds_bos(tokenizer) else "") + CHAT_TEMPLATE
+
+
+def apply_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Make the chat template part of `tokenizer`, which is returned.
+
+    Raises PhoenixError if the tokenizer has no end-of-sequence token, or pads with it: padding is masked out of
+    the loss, so the stop token would never be learned.
+    """
+    name = tokenizer.name_or_path
+    if tokenizer.eos_token is None:
+        raise PhoenixError(f"the tokenizer of {name} has no end-of-sequence token, so no answer could ever end; "
+                           "choose another model")
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise PhoenixError(f"the tokenizer of {name} has no padding token of its own; load it with "
+                           "phoenix_utils.models.load_tokenizer, which finds one")
+    tokenizer.chat_template = template_for(tokenizer)
+    return tokenizer
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether this tokenizer starts every text with its beginning-of-sequence token."""
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+
+
+def escape_special(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """`text` with a space inside everything that the tokenizer would read as one of its special tokens.
+
+    `<s>` is the beginning of a sequence to a Llama tokenizer and struck-through text to a web page. A message that
+    speaks of it must neither end a turn nor start one. Ordinary text comes back unchanged.
+    """
+    return _special_pattern(tokenizer).sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+
+
+_PATTERNS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, re.Pattern] = weakref.WeakKeyDictionary()
+
+
+def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    if tokenizer not in _PATTERNS:
+        named = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        specials = sorted((t for t in named | set(tokenizer.all_special_tokens) if len(t) > 1), key=len, reverse=True)
+        _PATTERNS[tokenizer] = re.compile("|".join(map(re.escape, specials)) or "(?!)")
+    return _PATTERNS[tokenizer]
+
+
+def escape_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Message]:
+    """The messages with `escape_special` applied to every text, and nothing but role and content kept."""
+    return [{"role": m["role"], "content": escape_special(tokenizer, m["content"])} for m in messages]
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True
+) -> str:
+    """The text that the model reads: `messages` in the template, ready for the assistant's turn if wanted."""
+    _check(messages)
+    return tokenizer.apply_chat_template(
+        escape_messages(tokenizer, messages), chat_template=_template(tokenizer), tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+    )
+
+
+def loss_mask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Token ids of a whole conversation, and for each of them 1 if it is trained on, else 0.
+
+    Raises PhoenixError for a conversation that teaches nothing: no assistant turn, or an empty one.
+    """
+    _check(messages)
+    answers = [m["content"] for m in messages if m["role"] == "assistant"]
+    if not answers or not all(answer.strip() for answer in answers):
+        what = "an empty assistant turn" if answers else "no assistant turn"
+        raise PhoenixError(f"a conversation has {what}, so there is nothing to learn from it: {_begin(messages)}")
+    encoded = tokenizer.apply_chat_template(
+        escape_messages(tokenizer, messages), chat_template=_template(tokenizer), tokenize=True,
+        return_dict=True, return_assistant_tokens_mask=True,
+    )
+    ids, mask = list(encoded["input_ids"]), [int(bit) for bit in encoded["assistant_masks"]]
+    return ids, mask
+
+
+def set_stop_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make generation end at the token that ends a turn in the template, whatever the base model used to end at."""
+    config = model.generation_config
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if tokenizer.bos_token_id is not None:
+        config.bos_token_id = tokenizer.bos_token_id
+    config._from_model_config = False  # or transformers may rebuild it from the base model's configuration
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's own template if it marks the assistant's part (ours does), else ours."""
+    own = tokenizer.chat_template
+    return own if isinstance(own, str) and "endgeneration" in own else template_for(tokenizer)
+
+
+def _check(messages: Sequence[Message]) -> None:
+    for message in messages:
+        if message["role"] not in ("system", "user", "assistant"):
+            raise PhoenixError(f"a message has the role {message['role']!r}; the roles are system, user and assistant")
+    if not messages:
+        raise PhoenixError("a conversation has no messages; drop the row")
+
+
+def _begin(messages: Sequence[Message]) -> str:
+    text = messages[0]["content"]
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,163 @@
+"""The `phoenix` command: run, check, doctor, and one command for each stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from phoenix_utils import __version__
+from phoenix_utils.errors import PhoenixError
+
+app = typer.Typer(
+    name="phoenix",
+    help="Teach an open model another language: translation, filtering, SFT, DPO, evaluation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProfileName = Annotated[str, typer.Argument(help="mini, laptop, colab, single_gpu, paper, or a path to a .yaml file")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="change one setting; may be repeated")
+]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory, runs/PROFILE by default")]
+Redo = Annotated[bool, typer.Option("--redo", help="move results made by other settings aside and start again")]
+
+
+@app.command()
+def run(
+    profile: ProfileName,
+    start: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="first stage to run")] = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="the one stage to run")] = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    redo: Redo = False,
+) -> None:
+    """Validate everything, then run the stages' notebooks; finished stages are skipped, a cut-off one resumes."""
+    from rich.console import Console
+
+    from phoenix_utils import pipeline
+
+    plan = pipeline.make_plan(profile, overrides, out, start=start, only=only, redo=redo)
+    console = Console(stderr=False, highlight=False, soft_wrap=True)
+    console.print(f"[bold]{plan.profile.name}[/bold] → {plan.run_dir}")
+    if console.is_terminal:
+        with console.status("starting") as status:
+            pipeline.execute(plan, console.print, lambda line: status.update(line))
+    else:
+        pipeline.execute(plan, lambda line: print(line, flush=True), _every(30))
+    console.print(_where_to_look(plan))
+
+
+def _every(seconds: float) -> Callable[[str], None]:
+    """Print a progress line now and then, for logs that cannot rewrite a line."""
+    import time
+
+    last = [time.monotonic()]
+
+    def show(line: str) -> None:
+        if time.monotonic() - last[0] >= seconds:
+            last[0] = time.monotonic()
+            print(f"  {line}", flush=True)
+
+    return show
+
+
+def _where_to_look(plan) -> str:
+    lines = [f"notebooks: {plan.run_dir / 'notebooks'}"]
+    report = plan.run_dir / "05_evaluation" / "report.html"
+    if report.is_file():
+        lines.append(f"report:    {report}")
+    return "\n".join(lines)
+
+
+@app.command()
+def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) -> None:
+    """Validate a profile, print every resolved setting, and say whether this machine can run it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from phoenix_utils import hardware, pipeline
+
+    plan = pipeline.make_plan(profile, overrides, out)
+    console = Console(highlight=False)
+    console.print(f"[bold]{plan.profile.name}[/bold]: {plan.profile.description}")
+    for stage, settings in plan.profile.stages.items():
+        table = Table(title=stage, title_justify="left", title_style="bold")
+        for column in ("setting", "value", "meaning"):
+            table.add_column(column, overflow="fold")
+        for name, field in type(settings).model_fields.items():
+            if name not in ("run_dir", "redo"):
+                table.add_row(name, str(getattr(settings, name)), field.description)
+        console.print(table)
+    for line in pipeline.memory_lines(plan):
+        console.print(line)
+    console.print(f"this machine: {hardware.describe()}")
+    verdict = "; ".join(plan.problems)
+    console.print(f"cannot run here: {verdict}" if verdict else "this machine can run it")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine is, which dtype it trains in and why, and which profiles it can run."""
+    from phoenix_utils import hardware, pipeline
+    from phoenix_utils.artifacts import installed_versions
+
+    machine = hardware.describe()
+    choice = hardware.choose_dtype(machine)
+    print(f"phoenix {__version__} on {machine}")
+    print(f"dtype: {choice.name} ({choice.reason})")
+    for package, version in installed_versions().items():
+        print(f"{package}: {version}")
+    for path in sorted(pipeline.data_folder("profiles").glob("*.yaml")):
+        problems = pipeline.make_plan(path.stem).problems
+        print(f"profile {path.stem}: {'; '.join(problems) or 'can run'}")
+
+
+def _add_stage_command(stage: str) -> None:
+    def command(profile: ProfileName = "mini", overrides: Overrides = None, out: Out = None, redo: Redo = False):
+        from phoenix_utils import pipeline
+
+        plan = pipeline.make_plan(profile, overrides, out, only=stage, redo=redo)
+        if plan.problems:
+            raise PhoenixError(f"profile {plan.profile.name!r} cannot run here: it " + "; it ".join(plan.problems))
+        folder = pipeline.STAGES[stage].module.run(plan.settings(stage))
+        print(f"{stage}: {folder}")
+
+    app.command(stage, help=f"Run the {stage} stage alone, without its notebook; same settings, same result.")(command)
+
+
+for _stage in ("translation", "filtering", "sft", "dpo", "evaluation"):
+    _add_stage_command(_stage)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence and exit code 2; a failed stage exits with 1."""
+    try:
+        app(standalone_mode=True)
+    except PhoenixError as error:
+        print(f"phoenix: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("phoenix: interrupted; the same command resumes", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        from phoenix_utils.pipeline import StageFailed
+
+        if not isinstance(error, StageFailed):
+            raise
+        print(f"phoenix: {error}", file=sys.stderr)
+        sys.exit(2 if error.user_error else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""The one exception for mistakes that a user can mend."""
+
+
+class PhoenixError(Exception):
+    """What was given, what is wrong with it, what to do: one clear sentence or two.
+
+    The command line prints the message without a traceback and exits with code 2; the runner shows it beside
+    the cell that raised it. Anything that is our own defect stays an ordinary exception with its traceback.
+    """

@@ -1,0 +1,147 @@
+"""What the models are asked: held-out conversations turn by turn, and first turns of the questions.
+
+Every turn of a conversation is its own prompt, with the *reference* answers as history. So all models answer
+the same prompts, and an answer can be held against the reference of the same turn. The turns of one
+conversation are not independent of each other, which is why intervals draw whole conversations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from phoenix_utils import corpora
+from phoenix_utils.artifacts import fingerprint, stage_path
+from phoenix_utils.evaluation.settings import EvaluationSettings
+
+# The words before question and answer where a base model, new to chat templates, is asked in plain text.
+PLAIN_LABELS = {
+    "de": ("Frage", "Antwort"),
+    "en": ("Question", "Answer"),
+    "es": ("Pregunta", "Respuesta"),
+    "fr": ("Question", "Réponse"),
+    "it": ("Domanda", "Risposta"),
+    "nl": ("Vraag", "Antwoord"),
+    "pl": ("Pytanie", "Odpowiedź"),
+    "pt": ("Pergunta", "Resposta"),
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One turn to be answered.
+
+    `unit` is the conversation or question it belongs to, `kind` "conversation" or "question", `turn` counts
+    from 0, `messages` end with the user's turn, `reference` is the human answer ("" where there is none).
+    """
+
+    unit: str
+    kind: str
+    category: str
+    turn: int
+    messages: tuple[dict[str, str], ...]
+    reference: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A held-out preference: the messages before the answer, the better and the worse answer."""
+
+    unit: str
+    messages: tuple[dict[str, str], ...]
+    chosen: str
+    rejected: str
+
+
+def conversation_prompts(rows: list[dict]) -> list[Prompt]:
+    """A prompt for each assistant turn of chat rows, its history taken from the reference."""
+    return [
+        Prompt(row["prompt_id"], "conversation", "", turn, tuple(row["messages"][:place]), message["content"])
+        for row in rows
+        for turn, (place, message) in enumerate(
+            (place, message)
+            for place, message in enumerate(row["messages"])
+            if message["role"] == "assistant"
+        )
+    ]
+
+
+def question_prompts(rows: list[dict]) -> list[Prompt]:
+    """The first turn of each question, with its reference answer where it has one."""
+    return [
+        Prompt(
+            f"question-{row['question_id']}",
+            "question",
+            row["category"],
+            0,
+            ({"role": "user", "content": row["turns"][0]},),
+            (row["reference"] or [""])[0],
+        )
+        for row in rows
+    ]
+
+
+def preference_pairs(rows: list[dict]) -> list[Pair]:
+    """Preference rows as pairs of answers to the same messages."""
+    return [
+        Pair(
+            row["prompt_id"],
+            tuple(row["chosen"][:-1]),
+            row["chosen"][-1]["content"],
+            row["rejected"][-1]["content"],
+        )
+        for row in rows
+    ]
+
+
+def held_out_prompts(language: str, max_prompts: int | None = None) -> list[Prompt]:
+    """Prompts from the packaged held-out conversations and questions, `max_prompts` taken evenly from both.
+
+    Raises PhoenixError where the package has none in `language`.
+    """
+    conversations = conversation_prompts(corpora.held_out_chat(language))
+    questions = question_prompts(corpora.questions(language))
+    if max_prompts is None or max_prompts >= len(conversations) + len(questions):
+        return conversations + questions
+    from_conversations = max(min((max_prompts + 1) // 2, len(conversations)), max_prompts - len(questions))
+    return _spread(conversations, from_conversations) + _spread(questions, max_prompts - from_conversations)
+
+
+def held_out_pairs(language: str) -> list[Pair]:
+    """The packaged held-out preference pairs; raises PhoenixError where `language` has none."""
+    return preference_pairs(corpora.held_out_preferences(language))
+
+
+def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
+    """What this stage reads, for the manifest: both trained models, and the held-out rows by their
+    fingerprint.
+
+    A trained model is the stage's `adapter/`, or its `model/` after full fine-tuning.
+    """
+    trained: dict[str, Path | str] = {}
+    for name in ("sft", "dpo"):
+        folder = stage_path(settings.run_dir, name)
+        trained[name] = folder / ("model" if (folder / "model").is_dir() else "adapter")
+    asked = [*held_out_prompts(settings.language, settings.max_prompts), *held_out_pairs(settings.language)]
+    return {**trained, "held_out": fingerprint([asdict(item) for item in asked])}
+
+
+def plain_prompt(messages: Sequence[dict[str, str]], language: str) -> str:
+    """The messages as plain text, for example "Frage: …\\nAntwort:\\n"; the answer starts on its own line.
+
+    The line break keeps the answer's tokens the same as behind the chat template, which also ends with one.
+    """
+    question, answer = PLAIN_LABELS.get(language, PLAIN_LABELS["en"])
+    text = ""
+    for message in messages:
+        if message["role"] == "assistant":
+            text += f"{answer}:\n{message['content']}\n\n"
+        else:
+            text += f"{question}: {message['content']}\n"
+    return f"{text}{answer}:\n"
+
+
+def _spread(prompts: list[Prompt], count: int) -> list[Prompt]:
+    """`count` prompts at even steps, so that a small sample still meets every category."""
+    return [prompts[int(step * len(prompts) / count)] for step in range(count)]

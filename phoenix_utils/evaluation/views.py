@@ -1,0 +1,75 @@
+"""What the notebook looks at: tables, pictures and answers of a finished evaluation.
+
+Each function takes the stage's folder as `run` returned it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phoenix_utils import plots
+from phoenix_utils.evaluation import report
+from phoenix_utils.evaluation.scores import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Fragment(str):
+    """A piece of HTML that a notebook shows rendered."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def scores_table(folder: Path) -> Fragment:
+    """All metrics of all models, each with its interval."""
+    return _fragment("scores_table", report.load_scores(folder)[0])
+
+
+def differences_table(folder: Path) -> Fragment:
+    """Paired differences SFT - base and DPO - SFT with intervals and what they allow to say."""
+    return _fragment("differences_table", report.load_scores(folder)[1])
+
+
+def answers_side_by_side(
+    folder: Path, count: int = 4, kind: str | None = None, category: str | None = None
+) -> Fragment:
+    """The first `count` prompts with the answers of all models next to each other, everything escaped.
+
+    `kind` ("conversation" or "question") and `category` (for example "writing") choose among the prompts.
+    """
+    entries = [
+        entry
+        for entry in report.answers_by_prompt(folder)
+        if kind in (None, entry["kind"]) and category in (None, entry["category"])
+    ]
+    return Fragment("".join(_fragment("side_by_side", entry) for entry in entries[:count]))
+
+
+def plot_scores(folder: Path) -> None:
+    """Bars with intervals: one small picture for each metric, every model in its own colour."""
+    import matplotlib.pyplot as plt
+
+    plots.use_style()
+    scores, _ = report.load_scores(folder)
+    rows = (len(METRICS) + 1) // 2
+    _, places = plt.subplots(rows, 2, figsize=(10.5, 2.0 * rows))
+    for name, ax in zip(METRICS, places.flat, strict=False):
+        report.draw(name, scores, ax)
+
+
+def plot_differences(folder: Path, metric: str) -> Axes:
+    """The two paired differences of one metric as points with intervals around zero."""
+    _, differences = report.load_scores(folder)
+    named = {
+        " − ".join(report.MODELS[model] for model in pair.split("-")): found[metric]
+        for pair, found in differences.items()
+    }
+    return plots.intervals(named, title=METRICS[metric].title, label=report.BETTER[METRICS[metric].better])
+
+
+def _fragment(macro: str, *arguments: object) -> Fragment:
+    parts = report.environment().get_template("parts.html.j2").module
+    return Fragment(f'{parts.style()}<div class="ph">{getattr(parts, macro)(*arguments)}</div>')

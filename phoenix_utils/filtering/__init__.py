@@ -1,0 +1,24 @@
+"""Stage 2, filtering: keep the translated rows that are worth learning from, and say why the others are not.
+
+>>> from phoenix_utils.filtering import FilteringSettings, run
+>>> summary = run(FilteringSettings(run_dir="runs/mini"))  # doctest: +SKIP
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "settings": ["FilteringSettings"],
+        "rules": ["RULES", "Finding", "findings"],
+        "stage": ["REJECTED", "run", "token_counter"],
+        "report": [
+            "draw_lengths",
+            "draw_waterfall",
+            "examples_html",
+            "length_points",
+            "reasons_table",
+            "rejected_examples",
+        ],
+    },
+)

@@ -1,0 +1,158 @@
+"""Look at what the filters did: a waterfall, a table of reasons, rejected rows to read, lengths."""
+
+import html
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from phoenix_utils import artifacts, pairs, plots
+from phoenix_utils.filtering.rules import RULES, parts
+from phoenix_utils.filtering.settings import FilteringSettings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+KINDS = ("chat", "preferences")
+
+
+def reasons_table(summary: dict) -> "DataFrame":
+    """One line for each rule: how many rows of each corpus break it, and how many break no rule before it."""
+    import pandas as pd
+
+    table = {"what is wrong": RULES}
+    for kind in KINDS:
+        table[f"{kind}: all"] = summary[kind]["rules"]
+        table[f"{kind}: first"] = {step["rule"]: step["removed"] for step in summary[kind]["waterfall"]}
+    return pd.DataFrame(table).rename_axis("rule")
+
+
+def draw_waterfall(summary: dict, kind: str, ax: "Axes | None" = None) -> "Axes":
+    """How many rows are left after each rule; rules that remove nothing are left out."""
+    part = summary[kind]
+    steps = [step for step in part["waterfall"] if step["removed"]]
+    ax = ax or plots.axes(height=1.4 + 0.4 * len(steps))
+    names = ["translated", *(step["rule"] for step in steps), "kept"]
+    ax.barh(0, part["rows_in"], color=plots.GREY)
+    for row, step in enumerate(steps, 1):
+        ax.barh(row, step["removed"], left=step["left"], color=plots.VERMILION)
+        ax.text(step["left"] + step["removed"], row, f" −{step['removed']:,}", va="center")
+    ax.barh(len(names) - 1, part["kept"], color=plots.GREEN)
+    for row, value in ((0, part["rows_in"]), (len(names) - 1, part["kept"])):
+        ax.text(value, row, f" {value:,}", va="center")
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlim(0, part["rows_in"] * 1.12)
+    ax.set_xlabel("rows")
+    ax.set_title(f"{kind}: {part['kept']:,} of {part['rows_in']:,} rows are kept")
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def length_points(settings: FilteringSettings, max_points: int = 2000) -> list[dict]:
+    """One point for each translated text: source_letters, ratio, foreign_share (or None), kept (its row)."""
+    rejected = {
+        (row["kind"], row["prompt_id"])
+        for row in artifacts.read_rows(
+            artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet"
+        )
+    }
+    points = []
+    for kind in KINDS:
+        for row in artifacts.read_rows(
+            artifacts.stage_path(settings.run_dir, "translation") / f"{kind}.parquet"
+        ):
+            for _, source, text in parts(row):
+                if source is None or not text.strip():
+                    continue
+                points.append(
+                    {
+                        "source_letters": pairs.letters(source),
+                        "ratio": pairs.length_ratio(
+                            source, text, settings.language, settings.source_language
+                        ),
+                        "foreign_share": pairs.foreign_share(
+                            text, settings.language, settings.source_language
+                        ),
+                        "kept": (kind, row["prompt_id"]) not in rejected,
+                    }
+                )
+                if len(points) == max_points:
+                    return points
+    return points
+
+
+def draw_lengths(points: list[dict], settings: FilteringSettings, ax: "Axes | None" = None) -> "Axes":
+    """Length ratio against source length; rejected rows in their own colour, the allowed band shaded."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    ax = ax or plots.axes()
+    ax.axhspan(
+        settings.min_length_ratio, settings.max_length_ratio, color=plots.GREEN, alpha=0.1, label="allowed"
+    )
+    for kept, colour, label in ((True, plots.BLUE, "row kept"), (False, plots.VERMILION, "row rejected")):
+        chosen = [point for point in points if point["kept"] is kept]
+        ax.scatter(
+            [max(point["source_letters"], 1) for point in chosen],
+            [point["ratio"] for point in chosen],
+            s=14, alpha=0.6, color=colour, label=label, linewidths=0,
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.set_yscale("log", base=2)
+    ax.xaxis.set_minor_locator(NullLocator())
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_xlabel("letters in the source text")
+    ax.set_ylabel("translation / source length")
+    ax.set_title("How long the translations are")
+    ax.legend(loc="upper right")
+    return ax
+
+
+def rejected_examples(settings: FilteringSettings, per_rule: int = 1) -> Iterator[dict]:
+    """A few rejected rows for each rule: rule, part, detail, kind, prompt_id, original, text."""
+    path = artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet"
+    found = defaultdict(list)
+    for row in artifacts.read_rows(path):
+        for finding in row["findings"]:
+            if len(found[finding["rule"]]) < per_rule:
+                source, text = _texts(json.loads(row["row"]), finding["part"])
+                example = {
+                    "kind": row["kind"],
+                    "prompt_id": row["prompt_id"],
+                    "original": source,
+                    "text": text,
+                }
+                found[finding["rule"]].append({**finding, **example})
+    for rule in RULES:
+        yield from found[rule]
+
+
+def _texts(row: dict, part: str) -> tuple[str, str]:
+    """Source and text of one part; those of the last part, an answer, if the whole row is meant."""
+    found = {name: (source or "", text) for name, source, text in parts(row)}
+    return found.get(part) or (list(found.values()) or [("", "")])[-1]
+
+
+def examples_html(settings: FilteringSettings, per_rule: int = 1, width: int = 300) -> str:
+    """The examples as an HTML table; texts, which may hold anything, are cut to ``width`` and escaped."""
+    lines = []
+    for example in rejected_examples(settings, per_rule):
+        cells = [
+            f"<b>{example['rule']}</b><br>{_show(example['detail'], width)}<br>"
+            f"<small>{example['kind']}, {_show(example['prompt_id'], width)}, part {example['part']}</small>",
+            _show(example["original"], width),
+            _show(example["text"], width),
+        ]
+        lines.append(
+            "<tr>" + "".join(f"<td style='text-align:left;vertical-align:top'>{c}</td>" for c in cells)
+        )
+    head = "<tr><th>rule</th><th>source</th><th>translation</th></tr>"
+    return f"<table>{head}{''.join(lines)}</table>" if lines else "<p>No row was rejected.</p>"
+
+
+def _show(text: str | None, width: int) -> str:
+    text = text or ""
+    return html.escape(text if len(text) <= width else f"{text[:width]} …").replace("\n", "<br>")

@@ -1,0 +1,183 @@
+"""Filter a run's translated rows: every row goes in once and comes out once, kept or with reasons.
+
+Reads   01_translation/chat.parquet, preferences.parquet
+Writes  02_filtering/chat.parquet, preferences.parquet   kept rows, plain schemas
+        02_filtering/rejected.parquet                    every other row, whole, with all its reasons
+        02_filtering/summary.json                        counts by rule, licence and source; the waterfall
+"""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phoenix_utils import artifacts, chat, corpora, models, pairs
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.filtering.rules import RULES, findings
+from phoenix_utils.filtering.settings import FilteringSettings
+
+REJECTED = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("prompt_id", pa.string()),
+        ("source", pa.string()),
+        ("license", pa.string()),
+        ("rules", pa.list_(pa.string())),
+        ("findings", pa.list_(pa.struct([(name, pa.string()) for name in ("rule", "part", "detail")]))),
+        ("row", pa.string()),
+    ]
+)
+"""A rejected row: ``kind`` is "chat" or "preferences", ``row`` the whole translated row as JSON."""
+
+_SCHEMAS = {"chat": corpora.CHAT, "preferences": corpora.PREFERENCES}
+
+
+def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] | None = None) -> dict:
+    """Filter both corpora of a run and return the summary (what summary.json holds).
+
+    Give ``count_tokens`` (made by :func:`token_counter`) to filter several runs with one loaded tokenizer.
+
+    Raises:
+        PhoenixError: an input is missing, or no row of a corpus passes; then rejected.parquet tells why.
+    """
+    translated = artifacts.stage_path(settings.run_dir, "translation")
+    inputs = {kind: translated / f"{kind}.parquet" for kind in _SCHEMAS}
+    with artifacts.open_stage("filtering", settings, inputs=inputs) as stage:
+        summary_path = stage.folder / "summary.json"
+        if stage.is_complete:
+            return artifacts.read_json(summary_path)
+        count_tokens = count_tokens or token_counter(settings)
+        total = sum(_row_count(path) for path in inputs.values())
+        progress = stage.progress(total, "rows")
+        tallies = {}
+        with tempfile.TemporaryFile("w+", dir=stage.folder, encoding="utf-8") as spool:
+            for kind, path in inputs.items():
+                done = sum(tally.rows_in for tally in tallies.values())
+                tallies[kind] = Tally()
+                judged = _judge(path, kind, settings, count_tokens, spool, tallies[kind])
+                _write_kept(
+                    stage.folder / f"{kind}.parquet", _watched(judged, tallies[kind], progress, done), kind
+                )
+            spool.seek(0)
+            artifacts.write_rows(stage.folder / "rejected.parquet", map(json.loads, spool), REJECTED)
+        summary = {kind: tally.summary() for kind, tally in tallies.items()}
+        artifacts.write_json(summary_path, summary)
+        _refuse_nothing_kept(summary, stage.folder)
+        for kind, part in summary.items():
+            stage.count(f"{kind}_in", part["rows_in"])
+            stage.count(f"{kind}_out", part["kept"])
+        stage.note(
+            "language_rule", "on" if pairs.known_language(settings.language) else "off: unknown to lingua"
+        )
+        kept = sum(part["kept"] for part in summary.values())
+        progress.close(f"kept {kept:,} of {total:,} rows")
+    return summary
+
+
+def token_counter(settings: FilteringSettings) -> Callable[[list[dict]], int]:
+    """A function that counts a conversation's tokens in the student's chat template."""
+    languages = (settings.source_language, settings.language)
+    tokenizer = chat.apply_template(models.load_tokenizer(settings.model, languages))
+
+    def count(messages: list[dict]) -> int:
+        text = chat.render(tokenizer, messages, add_generation_prompt=False)
+        # Not verbose: a row that is too long is a finding here, not a warning.
+        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    return count
+
+
+class Tally:
+    """Counts of one corpus while its rows pass."""
+
+    def __init__(self) -> None:
+        self.rows_in = self.kept = 0
+        self.rules: Counter[str] = Counter()
+        self.first: Counter[str] = Counter()
+        self.origins: dict[str, dict[str, Counter]] = {"licenses": {}, "sources": {}}
+
+    def add(self, row: dict, rules: list[str]) -> None:
+        """Count one row; ``rules`` are those it breaks, in the waterfall's order."""
+        self.rows_in += 1
+        self.kept += not rules
+        self.rules.update(rules)
+        self.first.update(rules[:1])
+        for name, column in (("licenses", "license"), ("sources", "source")):
+            counts = self.origins[name].setdefault(row.get(column) or "unknown", Counter(rows_in=0, kept=0))
+            counts.update(rows_in=1, kept=int(not rules))
+
+    def summary(self) -> dict:
+        """The counts as plain values; "waterfall" says how many rows are left after each rule."""
+        left, waterfall = self.rows_in, []
+        for rule in RULES:
+            left -= self.first[rule]
+            waterfall.append({"rule": rule, "removed": self.first[rule], "left": left})
+        return {
+            "rows_in": self.rows_in,
+            "kept": self.kept,
+            "rejected": self.rows_in - self.kept,
+            "rules": {rule: self.rules[rule] for rule in RULES},
+            "waterfall": waterfall,
+            **{
+                name: {key: dict(n) for key, n in sorted(found.items())}
+                for name, found in self.origins.items()
+            },
+        }
+
+
+def _row_count(path: Path) -> int:
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PhoenixError(f"{path} is damaged ({error}): run the translation again") from None
+
+
+def _judge(
+    path: Path, kind: str, settings: FilteringSettings, count_tokens: Callable, spool: IO[str], tally: Tally
+) -> Iterator[dict]:
+    """Yield the kept rows; rejected ones go to ``spool``, one JSON line each, so that memory stays flat."""
+    for row in artifacts.read_rows(path):
+        found = findings(row, settings, count_tokens)
+        broken = {finding.rule for finding in found}
+        rules = [rule for rule in RULES if rule in broken]
+        tally.add(row, rules)
+        if not rules:
+            yield {name: row.get(name) for name in _SCHEMAS[kind].names}
+            continue
+        rejected = {name: row.get(name) for name in ("prompt_id", "source", "license")}
+        rejected |= {"kind": kind, "rules": rules, "findings": [vars(finding) for finding in found]}
+        rejected["row"] = json.dumps(row, ensure_ascii=False)
+        spool.write(json.dumps(rejected, ensure_ascii=False) + "\n")
+
+
+def _watched(rows: Iterator[dict], tally: Tally, progress: artifacts.Progress, done: int) -> Iterator[dict]:
+    for row in rows:
+        progress.update(done + tally.rows_in, kept=tally.kept)
+        yield row
+
+
+def _write_kept(path: Path, rows: Iterator[dict], kind: str) -> None:
+    """Write the kept rows; without any there is no file, so that no later stage trains on nothing."""
+    path.unlink(missing_ok=True)  # left by an attempt that was cut off
+    first = next(rows, None)
+    if first is not None:
+        artifacts.write_rows(path, chain([first], rows), _SCHEMAS[kind])
+
+
+def _refuse_nothing_kept(summary: dict, folder: Path) -> None:
+    for kind, part in summary.items():
+        if part["kept"]:
+            continue
+        if not part["rows_in"]:
+            raise PhoenixError(f"The translated {kind} corpus has no rows: nothing to filter.")
+        reasons = ", ".join(f"{rule} {count}" for rule, count in part["rules"].items() if count)
+        raise PhoenixError(
+            f"None of the {part['rows_in']:,} translated {kind} rows passes the filters ({reasons}). Look at "
+            f"{folder / 'rejected.parquet'}: mend the translation, or loosen the rule that is too strict."
+        )

@@ -1,0 +1,324 @@
+"""The runner: validate everything, then run each stage's notebook in a process of its own, skip, resume, report.
+
+    plan = make_plan("mini", overrides={"sft": {"learning_rate": "1e-4"}}, out="runs/try")
+    execute(plan)
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phoenix_utils import artifacts, hardware, hub, notebooks
+from phoenix_utils.artifacts import STAGE_FOLDERS, project_root, resolve_run_dir, stage_path
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.profile import Profile, StageSettings, choose, find_profile, load_profile
+
+SETTINGS_NAMES = {
+    "translation": "TranslationSettings",
+    "filtering": "FilteringSettings",
+    "sft": "SftSettings",
+    "dpo": "DpoSettings",
+    "evaluation": "EvaluationSettings",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage by name: its folder of code, its settings model and what it reads."""
+
+    name: str
+
+    @property
+    def module(self) -> Any:
+        """The stage's package; importing it is cheap."""
+        return importlib.import_module(f"phoenix_utils.{self.name}")
+
+    def settings_model(self) -> type[StageSettings]:
+        """The pydantic model of this stage's settings."""
+        return getattr(self.module, SETTINGS_NAMES[self.name])
+
+    def inputs(self, settings: StageSettings) -> dict[str, Path | str]:
+        """What the stage reads under these settings."""
+        return self.module.stage_inputs(settings)
+
+
+STAGES = {name: Stage(name) for name in STAGE_FOLDERS}
+
+
+@dataclass
+class Plan:
+    """A validated run: the profile's settings with overrides, and which stages to run."""
+
+    profile: Profile
+    run_dir: Path
+    stages: list[str]
+    problems: list[str] = field(default_factory=list)
+
+    def settings(self, stage: str) -> StageSettings:
+        """The settings of one stage, run directory included."""
+        return self.profile.stages[stage]
+
+
+def data_folder(name: str) -> Path:
+    """`profiles` or `notebooks` of the checkout that the package or the working directory belongs to."""
+    candidates = [Path(__file__).resolve().parent.parent, project_root()]
+    for root in candidates:
+        if root is not None and (root / name).is_dir():
+            return root / name
+    raise PhoenixError(f"the folder {name!r} was not found: run from a checkout of the project")
+
+
+def notebook_path(stage: str) -> Path:
+    """The notebook of a stage."""
+    return data_folder("notebooks") / f"{STAGE_FOLDERS[stage]}.ipynb"
+
+
+def settings_models() -> dict[str, type[StageSettings]]:
+    """The settings model of every stage."""
+    return {name: stage.settings_model() for name, stage in STAGES.items()}
+
+
+def make_plan(
+    profile_name: str, overrides: list[str] | None = None, out: str | None = None, *,
+    start: str | None = None, only: str | None = None, redo: bool = False,
+) -> Plan:
+    """Validate a run as far as that goes without starting it.
+
+    Raises PhoenixError for the first thing that is wrong with the profile, an override, a stage name, a
+    notebook's parameters cell or an input; what the machine lacks is collected in `Plan.problems`, since
+    `phoenix check` still shows such a plan.
+    """
+    path = find_profile(profile_name, [data_folder("profiles")])
+    for name in (start, only):
+        if name is not None:
+            choose("stage", name, STAGES)
+    profile = load_profile(path, settings_models(), parse_overrides(overrides or []))
+    run_dir = Path(out).absolute() if out else resolve_run_dir(f"runs/{profile.name}")
+    stages = {
+        name: settings.model_copy(update={"run_dir": str(run_dir), "redo": redo})
+        for name, settings in profile.stages.items()
+    }
+    profile = profile.model_copy(update={"stages": stages})
+    wanted = [only] if only else list(STAGES)[list(STAGES).index(start) if start else 0:]
+    plan = Plan(profile, run_dir, wanted)
+    for name in STAGES:
+        notebooks.check_notebook(notebook_path(name), STAGES[name].settings_model())
+    _check_inputs(plan)
+    plan.problems = _machine_problems(plan) + _hub_problems(plan)
+    return plan
+
+
+def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:
+    """Turn `["sft.learning_rate=1e-4"]` into {"sft": {"learning_rate": "1e-4"}}; a shared key goes to all stages."""
+    overrides: dict[str, dict[str, str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        stage, dot, name = key.partition(".")
+        if not equals:
+            raise PhoenixError(f"--set {text!r} has no '=': write --set stage.key=value")
+        if not dot:
+            choose("key", key, ("language", "source_language", "model", "seed"))
+            for each in STAGES:
+                # The translator is another model than the student: a shared --set never changes it.
+                if not (key == "model" and each == "translation"):
+                    overrides.setdefault(each, {}).setdefault(key, value)
+            continue
+        choose("stage", stage, STAGES)
+        overrides.setdefault(stage, {})[name] = value
+    return overrides
+
+
+def _check_inputs(plan: Plan) -> None:
+    """Inputs from outside exist, and earlier stages that are not part of this run have been finished."""
+    from phoenix_utils.models import check_reachable
+
+    for name in plan.stages:
+        check_reachable(plan.settings(name).model)
+    if "translation" in plan.stages:
+        STAGES["translation"].module.check_sources(plan.settings("translation"))
+    if not plan.stages or plan.stages[0] == next(iter(STAGES)):
+        return
+    for name in list(STAGES)[: list(STAGES).index(plan.stages[0])]:
+        manifest = stage_path(str(plan.run_dir), name) / "manifest.json"
+        if not manifest.is_file() or artifacts.read_json(manifest)["status"] != "complete":
+            raise PhoenixError(
+                f"{plan.stages[0]} needs {name}, which is not finished in {plan.run_dir}: run it first, "
+                "or leave out --from and --only"
+            )
+
+
+def _hub_problems(plan: Plan) -> list[str]:
+    """What of the plan lives on the hub and cannot be had from it."""
+    names = [plan.settings(name).model for name in plan.stages]
+    models = [name for name in names if not name.startswith("embedded:") and not Path(name).expanduser().is_dir()]
+    sources = STAGES["translation"].inputs(plan.settings("translation")) if "translation" in plan.stages else {}
+    datasets = [
+        source.removeprefix("hub:").partition(":")[0] for source in sources.values() if isinstance(source, str)
+    ]
+    return hub.unreachable(models, datasets)
+
+
+def _machine_problems(plan: Plan) -> list[str]:
+    needs, machine = plan.profile.hardware, hardware.describe()
+    problems = []
+    if needs.device == "cuda":
+        fitting = [gpu for gpu in machine.gpus if gpu.memory_gb >= needs.gpu_memory_gb * 0.92]
+        if len(fitting) < needs.gpus:
+            problems.append(
+                f"needs {needs.gpus} GPU(s) with {needs.gpu_memory_gb:g} GB; this machine has "
+                f"{len(machine.gpus) or 'no'} GPU(s), {len(fitting)} of them large enough"
+            )
+    if machine.ram_gb < needs.ram_gb:
+        problems.append(f"needs {needs.ram_gb:g} GB of main memory; this machine has {machine.ram_gb:.0f} GB")
+    return problems
+
+
+def memory_lines(plan: Plan) -> list[str]:
+    """Estimated memory of each stage that loads a model, in words; unknown sizes are called unknown."""
+    lines = []
+    for name in ("translation", "sft", "dpo", "evaluation"):
+        settings = plan.settings(name)
+        billions = hardware.known_parameters(settings.model)
+        if billions is None:
+            lines.append(f"{name}: memory unknown, since {settings.model} does not say how large it is")
+            continue
+        needed = hardware.estimate_stage_gb(name, settings, billions)
+        lines.append(f"{name}: {settings.model}, {billions:g} B parameters, about {needed:.1f} GB")
+    return lines
+
+
+class StageFailed(Exception):
+    """A notebook failed; `user_error` says whether the cause was a mistake the user can mend."""
+
+    def __init__(self, message: str, user_error: bool):
+        super().__init__(message)
+        self.user_error = user_error
+
+
+def execute(plan: Plan, say: Callable[[str], None], show_line: Callable[[str], None] = lambda line: None) -> None:
+    """Run the plan's stages in order. `say` gets finished lines, `show_line` the current progress.
+
+    Raises PhoenixError where the machine cannot run the plan or the run directory is another run's, StageFailed
+    where a notebook fails; the failed notebook is kept among the executed ones.
+    """
+    if plan.problems:
+        raise PhoenixError(f"profile {plan.profile.name!r} cannot run here: it " + "; it ".join(plan.problems))
+    for name in plan.stages:
+        started = time.monotonic()
+        settings = plan.settings(name)
+        if is_done(name, settings):
+            say(f"{STAGE_FOLDERS[name]}  unchanged, skipped")
+            continue
+        _refuse_other_run(name, settings)
+        run_notebook(name, settings, show_line)
+        manifest = artifacts.read_json(stage_path(settings.run_dir, name) / "manifest.json")
+        counts = ", ".join(f"{key} {number:,}" for key, number in manifest["counts"].items())
+        say(f"{STAGE_FOLDERS[name]}  done in {time.monotonic() - started:.0f} s  ({counts})")
+
+
+def is_done(stage: str, settings: StageSettings) -> bool:
+    """Whether products and executed notebook of a stage exist for exactly these settings and inputs."""
+    try:
+        inputs = STAGES[stage].inputs(settings)
+        current = artifacts.is_current(stage, settings, inputs)
+    except PhoenixError:
+        return False
+    executed = executed_path(settings, stage)
+    if not current or not executed.is_file():
+        return False
+    record = notebooks.read_notebook(executed)["metadata"].get("phoenix", {})
+    return record.get("source") == artifacts.sha256_file(notebook_path(stage)) and not record.get("failed")
+
+
+def _refuse_other_run(stage: str, settings: StageSettings) -> None:
+    """The refusal that the stage itself would give, before a kernel is started for it."""
+    if settings.redo:
+        return
+    described = artifacts.describe_inputs(STAGES[stage].inputs(settings))
+    folder = stage_path(settings.run_dir, stage)
+    if changes := artifacts.changed_since(folder, settings, described):
+        raise PhoenixError(artifacts.refusal(folder, changes))
+
+
+def executed_path(settings: StageSettings, stage: str) -> Path:
+    """Where the executed copy of a stage's notebook is kept."""
+    return resolve_run_dir(settings.run_dir) / "notebooks" / f"{STAGE_FOLDERS[stage]}.ipynb"
+
+
+def run_notebook(stage: str, settings: StageSettings, show_line: Callable[[str], None]) -> None:
+    """Execute one stage's notebook with papermill in a kernel of its own and keep the executed copy."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    source, target = notebook_path(stage), executed_path(settings, stage)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial.ipynb")
+    parameters = settings.model_dump()
+    stop = _follow(stage, settings, show_line)
+    failure = None
+    try:
+        papermill.execute_notebook(
+            str(source), str(partial), parameters=parameters, progress_bar=False, kernel_name="python3",
+            cwd=os.getcwd(), request_save_on_cell_execute=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        failure = error
+    except DeadKernelError:
+        raise StageFailed(
+            f"{STAGE_FOLDERS[stage]}: its process was killed, most often because memory ran out; free memory or lower "
+            "the batch size, then run the same command again, it resumes", False,
+        ) from None
+    finally:
+        stop()
+    _publish(partial, target, source, failure is not None)
+    if failure is not None:
+        mistake = failure.ename == "PhoenixError"
+        advice = "" if mistake else "; mend the cause and run the same command again, it resumes"
+        raise StageFailed(
+            f"{STAGE_FOLDERS[stage]} failed in cell {failure.exec_count} ({_first_line(failure.source)}): "
+            f"{'' if mistake else failure.ename + ': '}{failure.evalue}{advice}\nfailed notebook: {target}",
+            mistake,
+        )
+
+
+def _first_line(source: str) -> str:
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    return lines[0][:80] if lines else "empty"
+
+
+def _publish(partial: Path, target: Path, source: Path, failed: bool) -> None:
+    """Note in the executed copy which notebook it came from, and give it its final name."""
+    notebook = notebooks.read_notebook(partial)
+    notebook["metadata"]["phoenix"] = {"source": artifacts.sha256_file(source), "failed": failed}
+    artifacts.write_json(target, notebook)
+    partial.unlink(missing_ok=True)
+
+
+def _follow(stage: str, settings: StageSettings, show_line: Callable[[str], None]) -> Callable[[], None]:
+    """Show the stage's own progress file while its notebook runs; returns the function that ends it."""
+    path, done = stage_path(settings.run_dir, stage) / "progress.json", threading.Event()
+    path.unlink(missing_ok=True)
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            try:
+                line = artifacts.read_json(path)["line"] if path.is_file() else "starting"
+            except PhoenixError:
+                continue
+            show_line(f"{STAGE_FOLDERS[stage]}  {line}")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        done.set()
+        thread.join()
+
+    return stop

@@ -1,0 +1,196 @@
+"""Settings and profiles: one pydantic model a stage, one YAML file a run.
+
+A profile names the values that all stages share at its top (`language`, `model`, `seed`, …) and then has one
+section a stage. A section may override a shared value: the translator is `translation.model`. The defaults of
+every settings model are the values of the `mini` profile, so a notebook that is opened and run as it is does
+what `mini` does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import math
+import re
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from phoenix_utils.errors import PhoenixError
+
+SHARED_KEYS = ("language", "source_language", "model", "seed")
+# How a run is carried out, not what it computes: these never make an earlier result "another run's".
+UNHASHED_KEYS = ("run_dir", "redo")
+
+
+class Strict(BaseModel):
+    """Base of everything read from a profile: unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class StageSettings(Strict):
+    """The settings that every stage has; a stage's own model adds its fields."""
+
+    run_dir: str = Field("runs/mini", description="folder of this run; a relative one lies below the project")
+    language: str = Field("de", pattern=r"^[a-z]{2,3}$", description="target language, an ISO 639 code")
+    source_language: str = Field("en", pattern=r"^[a-z]{2,3}$", description="language of the source data")
+    model: str = Field(
+        "embedded:gemma-3-270m", min_length=1, description="hub id, local folder, or embedded:gemma-3-270m"
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="seed of every random choice in this stage")
+    redo: bool = Field(False, description="move results made by other settings aside and start again")
+
+    @classmethod
+    def from_namespace(cls, namespace: dict[str, Any]) -> typing.Self:
+        """Build the settings from the variables of a notebook's parameters cell (pass `globals()`)."""
+        return build_settings(cls, {name: namespace[name] for name in cls.model_fields if name in namespace})
+
+    def fingerprint_values(self) -> dict[str, Any]:
+        """The values that decide the result; `run_dir` and `redo` do not."""
+        return {key: value for key, value in self.model_dump().items() if key not in UNHASHED_KEYS}
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td><code>{name}</code></td><td><code>{html.escape(repr(getattr(self, name)))}</code></td>"
+            f"<td style='text-align:left'>{html.escape(field.description or '')}</td></tr>"
+            for name, field in type(self).model_fields.items()
+        )
+        return f"<table><tr><th>setting</th><th>value</th><th>meaning</th></tr>{rows}</table>"
+
+
+class HardwareNeeds(Strict):
+    """The least a profile needs; `phoenix check` compares it with the machine."""
+
+    device: Literal["cpu", "cuda"] = Field("cpu", description="kind of device the profile is written for")
+    gpus: int = Field(0, ge=0, description="number of GPUs")
+    gpu_memory_gb: float = Field(0.0, ge=0, description="memory of each GPU in GB")
+    ram_gb: float = Field(6.0, ge=0, description="main memory in GB")
+
+
+class Profile(Strict):
+    """One run: shared values, what hardware it needs, and the settings of each stage."""
+
+    name: str
+    description: str
+    hardware: HardwareNeeds
+    stages: dict[str, StageSettings]
+
+
+def build_settings(model: type[StageSettings], values: dict[str, Any], prefix: str = "") -> Any:
+    """Validate `values` as `model`; the first problem becomes a PhoenixError that names key, value and remedy."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise PhoenixError(_explain(model, error.errors()[0], prefix)) from None
+
+
+def _explain(model: type[BaseModel], problem: dict[str, Any], prefix: str) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    full, given = f"{prefix}{key}", problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {full!r}{_did_you_mean(key, model.model_fields)}; known keys: {', '.join(model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{full} is missing; add it to the profile"
+    advice = ""
+    if isinstance(given, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", given):
+        mantissa, exponent = re.split("[eE]", given)
+        mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+        advice = f"; YAML reads {given} as text: write {mantissa}e{exponent}"
+    elif isinstance(given, bool):
+        advice = "; YAML reads no, yes, on and off as true or false: put the value in quotes"
+    return f"{full} is {given!r}, a {type(given).__name__}: {problem['msg'][0].lower()}{problem['msg'][1:]}{advice}"
+
+
+def _did_you_mean(key: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def choose(kind: str, given: str, known: typing.Iterable[str]) -> None:
+    """Raise a PhoenixError unless `given` is one of `known`; `kind` names it in the sentence."""
+    known = list(known)
+    if given not in known:
+        raise PhoenixError(f"unknown {kind} {given!r}{_did_you_mean(given, known)}; known: {', '.join(known)}")
+
+
+def parse_override(model: type[StageSettings], key: str, text: str, prefix: str = "") -> Any:
+    """Read the text of `--set stage.key=text` as the type that the setting has.
+
+    Unlike YAML, `2e-4` is a number here and `no` stays a language code, since the type is known.
+    """
+    choose("key", f"{prefix}{key}", [f"{prefix}{name}" for name in model.model_fields])
+    annotation = model.model_fields[key].annotation
+    if text.lower() in ("none", "null") and type(None) in typing.get_args(annotation):
+        return None
+    if typing.get_origin(annotation) is list:
+        return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+    try:
+        value = TypeAdapter(annotation).validate_python(text, strict=False)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise PhoenixError(f"{prefix}{key} is {text!r}: {message[0].lower()}{message[1:]}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PhoenixError(f"{prefix}{key} is {text!r}: a finite number is wanted")
+    return value
+
+
+def find_profile(name: str, folders: list[Path]) -> Path:
+    """The file of a profile given by name (`mini`) or by path (`my.yaml`)."""
+    if name.endswith((".yaml", ".yml")):
+        if Path(name).is_file():
+            return Path(name)
+        raise PhoenixError(f"the profile file {name!r} does not exist; give its path, or the name of a shipped profile")
+    shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    choose("profile", name, shipped)
+    return shipped[name]
+
+
+def load_profile(
+    path: Path, models: dict[str, type[StageSettings]], overrides: dict[str, dict[str, str]] | None = None
+) -> Profile:
+    """Read a profile file into validated settings for every stage in `models`.
+
+    `overrides` holds the texts of `--set`, as {stage: {key: text}}. Raises PhoenixError for anything unknown,
+    missing or of the wrong type, naming the key as it is written in the file.
+    """
+    data = _read_yaml(path)
+    choose_known = ("name", "description", "hardware", *SHARED_KEYS, *models)
+    for key in data:
+        choose("key", str(key), choose_known)
+    shared = {key: data[key] for key in SHARED_KEYS if key in data}
+    stages = {}
+    for stage, model in models.items():
+        section = data.get(stage)
+        section = {} if section is None else section
+        if not isinstance(section, dict):
+            raise PhoenixError(f"{path.name}: {stage} is {section!r}; a section of settings is wanted")
+        values = {**shared, **section, **{
+            key: parse_override(model, key, text, f"{stage}.")
+            for key, text in (overrides or {}).get(stage, {}).items()
+        }}
+        stages[stage] = build_settings(model, values, f"{stage}.")
+    needs = data.get("hardware") or {}
+    if not isinstance(needs, dict):
+        raise PhoenixError(f"{path.name}: hardware is {needs!r}; a section of settings is wanted")
+    return Profile(
+        name=str(data.get("name", path.stem)),
+        description=str(data.get("description", "")),
+        hardware=build_settings(HardwareNeeds, needs, "hardware."),
+        stages=stages,
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise PhoenixError(f"{path} is not valid YAML{line}; mend the file") from None
+    if not isinstance(data, dict) or not data:
+        raise PhoenixError(f"{path} is empty or not a set of keys; copy a shipped profile and change it")
+    return data

@@ -1,0 +1,374 @@
+"""What SFT and DPO share: batches, adapters, checkpoints that are whole, a log, and trainers that keep quiet.
+
+Both stages train with TRL's own trainers. Around them stands: a *global* batch that never depends on the
+hardware, batches of rows of similar length, a progress line, one line of `log.jsonl` for each logged step, and
+checkpoints that count only once they have been written completely.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, TrainerCallback
+
+from phoenix_utils import artifacts, chat, models
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.hardware import DtypeChoice, Hardware, choose_dtype
+
+MARKER = "whole.json"
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one optimizer step's rows are spread: global_batch = per_device x accumulation x devices."""
+
+    per_device: int
+    accumulation: int
+    devices: int = 1
+
+    @property
+    def global_batch(self) -> int:
+        """Rows in one optimizer step."""
+        return self.per_device * self.accumulation * self.devices
+
+
+def plan_batches(global_batch: int, per_device: int, devices: int = 1) -> BatchPlan:
+    """Reach `global_batch` exactly, with at most `per_device` rows in a device's memory at once.
+
+    A batch that silently shrinks to what fits is a known way to ruin a model (alignment-handbook #188), so the
+    rest is made up by gradient accumulation. Raises PhoenixError where the batch cannot be dealt out evenly.
+    """
+    share, rest = divmod(global_batch, devices)
+    if rest or not share:
+        raise PhoenixError(f"global_batch {global_batch} cannot be dealt out to {devices} devices; "
+                           f"make it a multiple of {devices}")
+    fitting = next(size for size in range(min(per_device, share), 0, -1) if share % size == 0)
+    return BatchPlan(fitting, share // fitting, devices)
+
+
+def plan_steps(rows: int, global_batch: int, num_train_epochs: float) -> int:
+    """Optimizer steps of a run; the last batch of an epoch may be smaller than the others."""
+    return math.ceil(math.ceil(rows / global_batch) * num_train_epochs)
+
+
+def device_count(hardware: Hardware) -> int:
+    """Devices that this run trains on: the processes of `accelerate launch`, else one.
+
+    Raises PhoenixError where one process sees several GPUs, of which it would use one badly.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1 and len(hardware.gpus) > 1:
+        raise PhoenixError(f"{len(hardware.gpus)} GPUs are visible to one process: choose one with "
+                           "CUDA_VISIBLE_DEVICES=0, or start one process for each with accelerate launch")
+    return processes
+
+
+class GlobalBatchSampler(Sampler[int]):
+    """Random global batches, the rows of each ordered by length.
+
+    Ordering inside an optimizer step changes nothing about what it learns from, but puts rows of similar length
+    into the same forward pass, which is then not spent on padding. The order depends on seed and epoch alone, so
+    a resumed run sees the same rows as one that was never interrupted.
+    """
+
+    def __init__(self, lengths: list[int], global_batch: int, seed: int):
+        self.lengths, self.global_batch, self.seed, self.epoch = lengths, global_batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1000 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        for start in range(0, len(order), self.global_batch):
+            batch = order[start:start + self.global_batch]
+            yield from sorted(batch, key=lambda row: -self.lengths[row])
+
+
+class GlobalBatches:
+    """Mixed into a TRL trainer, makes it take its rows in the order of `GlobalBatchSampler`."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> GlobalBatchSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        args = self.args
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return GlobalBatchSampler(row_lengths(dataset), rows, args.seed)
+
+
+def row_lengths(dataset: Dataset) -> list[int]:
+    """Tokens in each row of a tokenised dataset, for a pair those of its longer side."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    table = dataset.with_format("arrow")[:]
+    length = {name: pc.list_value_length(table[name]).to_numpy() for name in table.column_names
+              if name in ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids")}
+    if "input_ids" in length:
+        return length["input_ids"].tolist()
+    return (length["prompt_ids"] + np.maximum(length["chosen_ids"], length["rejected_ids"])).tolist()
+
+
+def resolve_dtype(dtype: str, hardware: Hardware) -> DtypeChoice:
+    """The setting `dtype`, or this machine's own choice where it is "auto"."""
+    if dtype == "auto":
+        return choose_dtype(hardware)
+    if dtype == "float16" and hardware.device != "cuda":
+        raise PhoenixError(f"dtype float16 does not train on {hardware.device}; set dtype to auto or float32")
+    return DtypeChoice(dtype, "set by hand")
+
+
+def weights_dtype(method: str, dtype: str) -> str:
+    """In what the weights are loaded: full fine-tuning keeps float32 masters and computes in `dtype`.
+
+    At the learning rates of full fine-tuning, most updates are smaller than half precision can add to a weight.
+    """
+    return "float32" if method == "full" else dtype
+
+
+def lora_target_modules(model: torch.nn.Module) -> list[str]:
+    """Names of all linear layers but the output embedding, as QLoRA trains them (Dettmers et al. 2023)."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    found = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    }
+    return sorted(found)
+
+
+def lora_config(model: torch.nn.Module, *, lora_r: int, lora_alpha: int, lora_dropout: float) -> LoraConfig:
+    """LoRA on every linear layer (Hu et al. 2021)."""
+    return LoraConfig(
+        r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, bias="none", task_type="CAUSAL_LM",
+        target_modules=lora_target_modules(model),
+    )
+
+
+def trainer_arguments(
+    settings: Any, folder: Path, plan: BatchPlan, dtype: DtypeChoice, hardware: Hardware
+) -> dict[str, Any]:
+    """The keywords that SFTConfig and DPOConfig have in common, from a stage's settings."""
+    same = (
+        "learning_rate", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
+        "gradient_checkpointing", "save_steps", "logging_steps", "seed",
+    )
+    return {
+        **{name: getattr(settings, name) for name in same},
+        "output_dir": str(folder / "checkpoints"),
+        "per_device_train_batch_size": plan.per_device,
+        "gradient_accumulation_steps": plan.accumulation,
+        "bf16": dtype.name == "bfloat16",  # TRL switches it on wherever fp16 is off
+        "fp16": dtype.name == "float16",
+        "use_cpu": hardware.device == "cpu",
+        "dataloader_pin_memory": hardware.device == "cuda",
+        "save_strategy": "steps",
+        "save_total_limit": 2,  # the previous one must outlive the moment in which the next is not whole yet
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+def keep_trainable_float32(model: torch.nn.Module, dtype: DtypeChoice) -> None:
+    """Make trainable weights float32 unless the run computes in bfloat16; call it once the trainer is built.
+
+    TRL casts a quantised model's adapters to bfloat16, which a T4 lacks and which a CPU is slow at; and the loss
+    scaler of float16 training refuses gradients of half-precision weights.
+    """
+    if dtype.name == "bfloat16":
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    wrong = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
+    assert not wrong, f"trainable parameters that are not float32: {wrong[:3]}"
+
+
+class Reporter(TrainerCallback):
+    """Writes `log.jsonl`, keeps the progress line, marks whole checkpoints, and stops a run that diverges."""
+
+    def __init__(self, stage: artifacts.StageRun):
+        self.stage, self.path = stage, stage.folder / LOG
+        self.tokens_before = self.tokens = 0
+        self.loss = float("nan")
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Drop what was logged after the checkpoint that training goes on from, and start the progress line."""
+        kept = [row for row in read_log(self.stage.folder) if row["step"] <= state.global_step]
+        with artifacts.write_atomic(self.path) as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        # TRL counts tokens from zero after a resume.
+        self.tokens_before = self.tokens = kept[-1].get("num_tokens", 0) if kept else 0
+        self.progress = self.stage.progress(state.max_steps, "steps")
+        self.progress.update(state.global_step)
+        self.started = time.monotonic()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Append one line; TRL's summary at the end of training is left out."""
+        if not logs or "loss" not in logs:
+            return
+        self.loss = logs["loss"]
+        if not math.isfinite(self.loss):
+            raise PhoenixError(
+                f"the loss became {self.loss} at step {state.global_step}: lower learning_rate (a tenth is a good "
+                "try) or raise warmup_steps, then run again with redo"
+            )
+        if "num_tokens" in logs:
+            self.tokens = self.tokens_before + int(logs["num_tokens"])
+            logs = {**logs, "num_tokens": self.tokens}
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Tell how far training is."""
+        if state.is_world_process_zero:
+            rate = (self.tokens - self.tokens_before) / max(1e-9, time.monotonic() - self.started)
+            details = {"loss": f"{self.loss:.3f}"} if math.isfinite(self.loss) else {}
+            self.progress.update(state.global_step, **details, **{"tokens/s": f"{rate:.0f}"})
+
+    def on_save(self, args, state, control, **kwargs):
+        """Mark the checkpoint that has just been written completely."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            artifacts.write_json(folder / MARKER, {"step": state.global_step})
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint with a mark; the ones that a kill has cut off are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in found:
+        if not (path / MARKER).is_file():
+            shutil.rmtree(path)
+    whole = [path for path in found if path.is_dir()]
+    return whole[-1] if whole else None
+
+
+def train(trainer: Any, stage: artifacts.StageRun) -> dict[str, Any]:
+    """Train to the end, from the last whole checkpoint if there is one; returns what metrics.json starts with."""
+    reporter = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Reporter))
+    trainer.remove_callback(PrinterCallback)  # the Trainer's own way of saying what the progress line says
+    checkpoint = last_whole_checkpoint(Path(trainer.args.output_dir))
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.monotonic() - started
+    resumed = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    log = read_log(stage.folder)
+    tail = [row["loss"] for row in log[-max(1, len(log) // 10):]]
+    metrics = {
+        "steps": trainer.state.global_step,
+        "resumed_from_step": resumed,
+        "loss_first": log[0]["loss"],
+        "loss_last": sum(tail) / len(tail),
+        "tokens": reporter.tokens,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round((reporter.tokens - reporter.tokens_before) / max(seconds, 1e-9), 1),
+        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+    }
+    reporter.progress.close(f"{metrics['steps']:,} steps · loss {metrics['loss_first']:.3f} → "
+                            f"{metrics['loss_last']:.3f} · {metrics['tokens_per_second']:.0f} tokens/s")
+    return metrics
+
+
+def save_trained(trainer: Any, tokenizer: Any, stage: artifacts.StageRun, base: str, **lineage: Any) -> Path:
+    """Save what was trained: one adapter as `adapter/`, or after full fine-tuning the model as `model/`.
+
+    Beside the weights go the tokenizer with its chat template, a generation config that ends at the template's
+    stop token, and `lineage.json`. The checkpoints have done their work then and are removed.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    is_adapter = isinstance(model, PeftModel)
+    target = stage.folder / ("adapter" if is_adapter else "model")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    chat.set_stop_token(model, tokenizer)
+    if is_adapter:
+        config = model.peft_config["default"]
+        # The name in the settings, not the folder that this machine keeps the model in.
+        config.base_model_name_or_path = base
+        config.target_modules = sorted(config.target_modules)  # a set, whose order changes from run to run
+        model.save_pretrained(partial, selected_adapters=["default"], save_embedding_layers=False)
+        (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    else:
+        model.save_pretrained(partial)
+    model.generation_config.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    models.write_lineage(partial, model, base, stage=stage.stage, **lineage)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
+
+
+def remove_checkpoints(stage: artifacts.StageRun) -> None:
+    """Free the space of checkpoints and prepared rows once the stage's products are written."""
+    shutil.rmtree(stage.folder / "checkpoints", ignore_errors=True)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a stage's `log.jsonl`; a last line that a kill has cut off is left out."""
+    path = folder / LOG
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def read_curve(folder: Path, key: str = "loss") -> list[tuple[int, float]]:
+    """(step, value) of one quantity over a training run, for plots."""
+    return [(row["step"], row[key]) for row in read_log(folder) if key in row]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars, notices and telemetry out of notebooks and logs; errors still show."""
+    import datasets
+    import transformers
+    from huggingface_hub import constants
+
+    # The variable is read when huggingface_hub is imported, which has happened by now.
+    constants.HF_HUB_DISABLE_TELEMETRY = os.environ.get("HF_HUB_DISABLE_TELEMETRY") != "0"
+    bars = datasets.is_progress_bar_enabled()
+    verbosity = transformers.logging.get_verbosity()
+    tqdm = os.environ.get("TQDM_DISABLE")
+    accelerate_level = logging.getLogger("accelerate").level
+    os.environ["TQDM_DISABLE"] = "1"
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("accelerate").setLevel(accelerate_level)
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+        if bars:
+            datasets.enable_progress_bars()
+        if tqdm is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = tqdm

@@ -1,0 +1,34 @@
+"""Settings of the translation stage; the defaults are the `mini` profile's."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from phoenix_utils.profile import StageSettings
+
+
+class TranslationSettings(StageSettings):
+    """What is translated, by which model, and how. Here `model` is the translator."""
+
+    chat: str = Field(
+        "package:conversations",
+        min_length=1,
+        description="conversations for SFT: hub id, hub id:split, folder, file, or package:conversations",
+    )
+    preferences: str = Field(
+        "package:preferences",
+        min_length=1,
+        description="preference pairs for DPO: hub id, hub id:split, folder, file, or package:preferences",
+    )
+    max_rows: int | None = Field(48, ge=1, description="at most so many rows of each input, None for all of them")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm (GPU)")
+    prompt: Literal["few_shot", "alma", "chat"] = Field(
+        "few_shot", description="few_shot for a base model, alma for ALMA models, chat for an instruction-tuned one"
+    )
+    max_segment_chars: int = Field(
+        200, ge=40, description="a longer line is translated sentence by sentence, packed up to so many characters"
+    )
+    max_new_tokens: int = Field(128, ge=8, description="most tokens one translated segment may have")
+    batch_tokens: int = Field(8192, ge=256, description="tokens in one batch of the transformers engine")
+    load_in_4bit: bool = Field(False, description="load the translator in NF4 (bitsandbytes), for small GPUs")
+    num_gpus: int = Field(1, ge=1, description="GPUs that one vllm engine spreads the translator over")

@@ -1,0 +1,230 @@
+"""The corpus level of translation: rows in, translated rows with their audit out, resumable at any moment.
+
+Three passes, each of them streaming: collect the distinct segments of all rows, translate those that are not
+done, put the rows together. A segment that occurs in many rows (a pair's prompt, a repeated phrase) is
+translated once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from phoenix_utils import corpora
+from phoenix_utils.artifacts import StageRun, open_stage, write_rows
+from phoenix_utils.engines import Completion, Engine, GenerationParams, open_engine
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.translation import prompts
+from phoenix_utils.translation.segments import split
+from phoenix_utils.translation.settings import TranslationSettings
+from phoenix_utils.translation.store import SegmentStore
+
+# Segments handed to the engine at once: enough to sort by length, little enough to stay small in memory.
+WINDOW = 2048
+
+
+class Translator:
+    """A translation engine with its prompt, shared by the stage and `translate_texts`.
+
+    The model is loaded when the first segment needs it, so a run that is finished already loads none. `engine`
+    replaces the one that the settings name.
+    """
+
+    def __init__(self, settings: TranslationSettings, engine: Engine | None = None):
+        self.settings, self._engine = settings, engine
+        # An unknown language is a mistake that should not wait for the model to load.
+        prompts.language_name(settings.source_language), prompts.language_name(settings.language)
+        # ALMA answers in one line; a base model goes on with a next example, which begins with a new line.
+        stop = () if settings.prompt == "chat" else ("\n",)
+        self.params = GenerationParams(max_new_tokens=settings.max_new_tokens, stop=stop, seed=settings.seed)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, loaded on first use."""
+        if self._engine is None:
+            settings = self.settings
+            self._engine = open_engine(
+                settings.engine, settings.model, languages=(settings.source_language, settings.language),
+                quantize=settings.load_in_4bit, batch_tokens=settings.batch_tokens, num_gpus=settings.num_gpus,
+            )
+        return self._engine
+
+    def prompt(self, text: str) -> str:
+        """The prompt for one segment; a line break inside it would end the prompt's line, so it becomes a space."""
+        build = prompts.STYLES[self.settings.prompt]
+        request = build(" ".join(text.split()), self.settings.source_language, self.settings.language)
+        return self.engine.chat_prompt(request) if self.settings.prompt == "chat" else request
+
+    def translate_segments(self, texts: list[str], on_batch=None) -> list[Completion]:
+        """Translate segments as they are; `on_batch(indices, completions)` is called after each batch."""
+
+        def cleaned(indices: list[int], completions: list[Completion]) -> None:
+            if on_batch:
+                on_batch(indices, [_tidy(completion) for completion in completions])
+
+        completions = self.engine.generate([self.prompt(text) for text in texts], self.params, cleaned)
+        return [_tidy(completion) for completion in completions]
+
+
+def _tidy(completion: Completion) -> Completion:
+    return Completion(completion.text.strip(), completion.finish_reason, completion.mean_logprob)
+
+
+def translate_texts(
+    texts: list[str], source: str = "en", target: str = "de", translator: Translator | None = None
+) -> list[str]:
+    """Translate whole texts (several lines, lists, code) with `mini`'s translator.
+
+    Returns one translation a text, in order; code and everything without letters comes back as it was. Raises
+    PhoenixError for a language code that does not exist. Give `translator` to reuse a loaded one.
+    """
+    translator = translator or Translator(TranslationSettings(source_language=source, language=target))
+    limit = translator.settings.max_segment_chars
+    documents = [split(text, source, limit) for text in texts]
+    distinct = list(dict.fromkeys(chain.from_iterable(document.texts for document in documents)))
+    done = dict(zip(distinct, translator.translate_segments(distinct), strict=True)) if distinct else {}
+    return [document.join([done[text].text or text for text in document.texts]) for document in documents]
+
+
+def stage_inputs(settings: TranslationSettings) -> dict[str, Path | str]:
+    """What this stage reads, for the manifest: files by their hash, hub datasets by their name."""
+    return {"chat": _source(settings.chat), "preferences": _source(settings.preferences)}
+
+
+def check_sources(settings: TranslationSettings) -> None:
+    """Read the first row of each local source, so that a wrong file is refused before anything starts.
+
+    Raises PhoenixError where a file is missing, empty, damaged or of an unknown layout, or a language code
+    does not exist. Hub datasets are not read.
+    """
+    prompts.language_name(settings.source_language), prompts.language_name(settings.language)
+    readers = {"chat": corpora.read_chat, "preferences": corpora.read_preferences}
+    for name, read in readers.items():
+        source = getattr(settings, name)
+        if not corpora.is_hub_name(source):
+            next(read(source, 1))
+
+
+def _source(name: str) -> Path | str:
+    """The file or folder behind a source's name; a hub id stays a text, for it has no bytes to hash here."""
+    if name.startswith("package:"):
+        return corpora.packaged(f"{name.removeprefix('package:')}.jsonl")
+    return Path(name) if Path(name).exists() else f"hub:{name}"
+
+
+def run(settings: TranslationSettings, translator: Translator | None = None) -> Path:
+    """Translate both corpora into `01_translation/`; returns the folder.
+
+    Writes `chat.parquet`, `preferences.parquet` (schemas in `corpora`) and `segments.sqlite`. Interrupted at any
+    moment, it goes on where it stopped. Give `translator` to go on using the model it loads.
+    """
+    translator = translator or Translator(settings)
+    with open_stage("translation", settings, stage_inputs(settings)) as stage:
+        if stage.is_complete:
+            return stage.folder
+        with SegmentStore(stage.folder / "segments.sqlite") as store:
+            _collect(store, settings)
+            _translate_pending(store, translator, stage)
+            chat = _assembled(_chat_rows(settings), store, settings, _finish_chat)
+            stage.count("chat_rows", write_rows(stage.folder / "chat.parquet", chat, corpora.TRANSLATED_CHAT))
+            pairs = _assembled(_preference_rows(settings), store, settings, _finish_preference)
+            stage.count("preference_rows", write_rows(
+                stage.folder / "preferences.parquet", pairs, corpora.TRANSLATED_PREFERENCES
+            ))
+            for name, number in store.totals().items():
+                stage.count(name, number)
+    return stage.folder
+
+
+def _chat_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
+    for row in corpora.read_chat(settings.chat, settings.max_rows):
+        yield row, {str(place): message["content"] for place, message in enumerate(row["messages"])}
+
+
+def _preference_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
+    for row in corpora.read_preferences(settings.preferences, settings.max_rows):
+        yield row, {
+            "prompt": row["prompt"],
+            "chosen": row["chosen"][-1]["content"],
+            "rejected": row["rejected"][-1]["content"],
+        }
+
+
+def _collect(store: SegmentStore, settings: TranslationSettings) -> None:
+    for rows in (_chat_rows(settings), _preference_rows(settings)):
+        for _, parts in rows:
+            store.add(chain.from_iterable(_split(text, settings).texts for text in parts.values()))
+
+
+def _split(text: str, settings: TranslationSettings):
+    return split(text, settings.source_language, settings.max_segment_chars)
+
+
+def _translate_pending(store: SegmentStore, translator: Translator, stage: StageRun) -> None:
+    totals = store.totals()
+    todo = totals["segments"] - totals["done"]
+    progress = stage.progress(totals["segments"], "segments")
+    if todo:
+        stage.note("engine", type(translator.engine).__name__)
+        started, before, done = time.monotonic(), totals["characters_done"], totals["done"]
+        while texts := store.pending(WINDOW):
+
+            def keep(indices: list[int], completions: list[Completion], texts=texts) -> None:
+                nonlocal done
+                store.put([texts[index] for index in indices], completions)
+                done += len(indices)
+                fresh = store.totals()["characters_done"] - before
+                rate = fresh / (time.monotonic() - started)
+                progress.update(done, **{"characters/s": f"{rate:.0f}"})
+
+            results = translator.translate_segments(texts, keep)
+            if len(results) != len(texts):
+                raise PhoenixError(
+                    f"the engine answered {len(results)} of {len(texts)} segments: check it and run again to resume"
+                )
+        characters = totals["characters"] - before
+        stage.note("characters_per_second", characters / (time.monotonic() - started))
+    progress.close(f"{totals['segments']:,} distinct segments, {todo:,} of them translated now")
+
+
+def _assembled(rows: Iterable, store: SegmentStore, settings: TranslationSettings, finish) -> Iterator[dict[str, Any]]:
+    for row, parts in rows:
+        translated, segments = {}, []
+        for part, text in parts.items():
+            document = _split(text, settings)
+            done = [store.get(piece) for piece in document.texts]
+            # An empty translation would silently drop a sentence; the audit keeps it, the text keeps the source.
+            translated[part] = document.join(
+                [completion.text or piece for completion, piece in zip(done, document.texts, strict=True)]
+            )
+            segments += [
+                {"part": part, "text": piece, "translation": completion.text,
+                 "finish_reason": completion.finish_reason, "mean_logprob": completion.mean_logprob}
+                for completion, piece in zip(done, document.texts, strict=True)
+            ]
+        yield finish(row, translated, segments)
+
+
+def _finish_chat(row: dict, translated: dict[str, str], segments: list[dict]) -> dict:
+    messages = [
+        {"role": message["role"], "content": translated[str(place)]}
+        for place, message in enumerate(row["messages"])
+    ]
+    return {**row, "messages": messages, "messages_source": row["messages"], "segments": segments}
+
+
+def _finish_preference(row: dict, translated: dict[str, str], segments: list[dict]) -> dict:
+    def answer(part: str) -> list[dict]:
+        return [
+            {"role": "user", "content": translated["prompt"]},
+            {"role": "assistant", "content": translated[part]},
+        ]
+
+    return {
+        **row, "prompt": translated["prompt"], "chosen": answer("chosen"), "rejected": answer("rejected"),
+        "prompt_source": row["prompt"], "chosen_source": row["chosen"], "rejected_source": row["rejected"],
+        "segments": segments,
+    }

@@ -1,0 +1,166 @@
+"""The run directory: atomic writes, skip, resume, refusal, and what a kill leaves behind."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from phoenix_utils import artifacts
+from phoenix_utils.artifacts import open_stage, read_rows, write_atomic, write_json, write_rows
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.profile import StageSettings
+
+SCHEMA = pa.schema([("number", pa.int64())])
+
+
+class Demo(StageSettings):
+    knob: int = 1
+
+
+def finish(settings: Demo, source: Path, text: str = "made") -> bool:
+    """Do a stage's work; True if there was any to do."""
+    with open_stage("sft", settings, {"source": source}) as stage:
+        if stage.is_complete:
+            return False
+        stage.count("rows", 3)
+        (stage.folder / "product.txt").write_text(text)
+        return True
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source.txt"
+    path.write_text("input")
+    return path
+
+
+def test_a_finished_stage_is_skipped_and_its_manifest_tells_what_made_it(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    assert finish(settings, source) is True
+    assert finish(settings, source) is False
+    manifest = json.loads((tmp_path / "run/03_sft/manifest.json").read_text())
+    assert manifest["status"] == "complete" and manifest["settings"]["knob"] == 1
+    assert manifest["counts"] == {"rows": 3} and "run_dir" not in manifest["settings"]
+    assert manifest["outputs"]["product.txt"]["bytes"] == 4
+    assert manifest["inputs"]["source"].startswith("sha256:")
+
+
+def test_other_settings_or_inputs_are_refused_by_name_and_change_nothing(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    finish(settings, source)
+    with pytest.raises(PhoenixError, match=r"knob 1 \(now 2\).*--redo"):
+        finish(settings.model_copy(update={"knob": 2}), source)
+    source.write_text("changed")
+    with pytest.raises(PhoenixError, match="another source"):
+        finish(settings, source)
+    assert (tmp_path / "run/03_sft/product.txt").read_text() == "made"
+
+
+def test_redo_keeps_the_replaced_results(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    finish(settings, source)
+    assert finish(settings.model_copy(update={"knob": 2, "redo": True}), source, "new") is True
+    assert (tmp_path / "run/03_sft/product.txt").read_text() == "new"
+    (kept,) = (tmp_path / "run/replaced").glob("03_sft-*/product.txt")
+    assert kept.read_text() == "made"
+
+
+def test_a_failed_attempt_leaves_the_stage_open_for_the_next(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    with pytest.raises(RuntimeError), open_stage("sft", settings, {"source": source}) as stage:
+        (stage.folder / "part.txt").write_text("half")
+        raise RuntimeError
+    assert not artifacts.is_current("sft", settings, {"source": source})
+    with open_stage("sft", settings, {"source": source}) as stage:
+        assert not stage.is_complete and (stage.folder / "part.txt").read_text() == "half"
+    assert artifacts.is_current("sft", settings, {"source": source})
+
+
+def test_a_removed_or_cut_product_makes_the_stage_unfinished_again(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    finish(settings, source)
+    (tmp_path / "run/03_sft/product.txt").write_text("m")
+    assert not artifacts.is_current("sft", settings, {"source": source})
+    assert finish(settings, source) is True
+
+
+def test_a_missing_input_names_the_stage_before(tmp_path):
+    with pytest.raises(PhoenixError, match="does not exist: run the stage that makes it first"):
+        finish(Demo(run_dir=str(tmp_path / "run")), tmp_path / "nothing.parquet")
+
+
+def test_two_processes_never_work_in_one_folder(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from phoenix_utils.artifacts import open_stage\n"
+        "from phoenix_utils.profile import StageSettings\n"
+        f"with open_stage('sft', StageSettings(run_dir={str(tmp_path / 'run')!r}), {{}}):\n"
+        "    print('in', flush=True); time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(PhoenixError, match="another process"):
+            finish(settings, source)
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    # The lock dies with its process: a kill needs no cleaning up.
+    time.sleep(0.1)
+    with open_stage("dpo", settings, {"source": source}):
+        pass
+
+
+def test_write_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), write_atomic(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["file.json"]
+
+
+@pytest.mark.parametrize("number, words", [(errno.ENOSPC, "no space left"), (errno.EROFS, "cannot be written")])
+def test_disk_trouble_is_one_sentence_and_nothing_stays(tmp_path, number, words):
+    with pytest.raises(PhoenixError, match=words), write_atomic(tmp_path / "file") as partial:
+        partial.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert os.listdir(tmp_path) == []
+
+
+def test_rows_round_trip_across_batches(tmp_path):
+    rows = [{"number": number} for number in range(25)]
+    assert write_rows(tmp_path / "rows.parquet", iter(rows), SCHEMA, batch=10) == 25
+    assert list(read_rows(tmp_path / "rows.parquet", batch=7)) == rows
+
+
+def test_a_cut_parquet_file_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    write_rows(path, [{"number": 1}], SCHEMA)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(PhoenixError, match=r"rows\.parquet is damaged"):
+        list(read_rows(path))
+
+
+def test_a_damaged_manifest_is_one_sentence(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    finish(settings, source)
+    (tmp_path / "run/03_sft/manifest.json").write_text("{")
+    with pytest.raises(PhoenixError, match="manifest.json is damaged"):
+        finish(settings, source)
+
+
+def test_a_relative_run_directory_lies_below_the_project_from_anywhere_inside_it(monkeypatch):
+    root = Path(__file__).resolve().parent.parent
+    for folder in (root, root / "notebooks", root / "tests"):
+        monkeypatch.chdir(folder)
+        assert artifacts.resolve_run_dir("runs/mini") == root / "runs/mini"

@@ -1,0 +1,148 @@
+"""The corpora written for this project: schema, split, distinct rows, turns in order, right language."""
+
+import json
+import re
+
+import pytest
+
+from phoenix_utils import corpora, pairs
+from phoenix_utils.filtering.rules import RULES, findings
+from phoenix_utils.filtering.settings import FilteringSettings
+
+CATEGORIES = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
+
+
+def raw(name: str) -> list[dict]:
+    lines = corpora.packaged(name).read_text(encoding="utf-8").splitlines()
+    assert all(lines), f"{name} has an empty line"
+    return [json.loads(line) for line in lines]
+
+
+def texts(row: dict) -> list[str]:
+    if "turns" in row:
+        return row["turns"]
+    if "messages" in row:
+        return [message["content"] for message in row["messages"]]
+    return [row["prompt"], row["chosen"][-1]["content"], row["rejected"][-1]["content"]]
+
+
+def similar(first: str, second: str) -> float:
+    """Share of word runs of length five that two texts have in common (Jaccard)."""
+    runs = [set(zip(*(text.lower().split()[i:] for i in range(5)), strict=False)) for text in (first, second)]
+    return len(runs[0] & runs[1]) / max(1, len(runs[0] | runs[1]))
+
+
+@pytest.mark.parametrize(
+    "name, total, held, key",
+    [
+        ("conversations.jsonl", 64, 16, "prompt_id"),
+        ("conversations.de.jsonl", 16, 16, "prompt_id"),
+        ("preferences.jsonl", 64, 24, "prompt_id"),
+        ("preferences.de.jsonl", 24, 24, "prompt_id"),
+        ("questions.de.jsonl", 24, None, "question_id"),
+        ("pairs.en-de.jsonl", 60, None, "pair_id"),
+    ],
+)
+def test_sizes_ids_split_and_licence(name, total, held, key):
+    rows = raw(name)
+    assert len(rows) == total
+    assert len({row[key] for row in rows}) == total
+    assert {(row["source"], row["license"]) for row in rows} == {("phoenix-utils", "CC0-1.0")}
+    if held is not None:
+        eighths = corpora.CHAT_HELD_OUT if name.startswith("conv") else corpora.PREFERENCE_HELD_OUT
+        assert sum(corpora.held_out(row[key], eighths) for row in rows) == held
+
+
+@pytest.mark.parametrize("name", ["conversations", "preferences"])
+def test_german_versions_mirror_the_held_out_rows(name):
+    read = {"conversations": corpora.held_out_chat, "preferences": corpora.held_out_preferences}[name]
+    english, german = ({row["prompt_id"]: row for row in read(language)} for language in ("en", "de"))
+    assert english.keys() == german.keys()
+    for prompt_id, row in german.items():
+        assert len(texts(row)) == len(texts(english[prompt_id]))
+        for source, text in zip(texts(english[prompt_id]), texts(row), strict=True):
+            assert text != source, prompt_id
+            fences = [re.findall(r"^\s*(?:```|~~~)\w*", each, re.MULTILINE) for each in (source, text)]
+            assert fences[0] == fences[1], prompt_id
+
+
+def test_rows_have_turns_in_order_and_no_empty_text():
+    settings = FilteringSettings(language="en", source_language="de")
+    for row in raw("conversations.jsonl") + raw("preferences.jsonl"):
+        found = findings(row, settings, lambda messages: sum(len(m["content"].split()) for m in messages))
+        assert not found, (row["prompt_id"], found)
+        assert all(text == text.strip() for text in texts(row)), row["prompt_id"]
+
+
+def test_preferences_prefer():
+    for row in raw("preferences.jsonl") + raw("preferences.de.jsonl"):
+        assert row["score_chosen"] > row["score_rejected"]
+        assert row["chosen"][0] == row["rejected"][0] == {"role": "user", "content": row["prompt"]}
+        assert len(row["chosen"]) == len(row["rejected"]) == 2
+        assert similar(row["chosen"][-1]["content"], row["rejected"][-1]["content"]) < 0.9
+
+
+def test_conversations_are_varied():
+    rows = raw("conversations.jsonl")
+    assert sum(len(row["messages"]) > 2 for row in rows) >= 16
+    answers = "\n".join(message["content"] for row in rows for message in row["messages"])
+    assert (
+        "```" in answers
+        and re.search(r"^\|", answers, re.MULTILINE)
+        and re.search(r"^[-*] ", answers, re.MULTILINE)
+    )
+    assert re.search(r"\$[^$]+\$|\\\(", answers)
+
+
+def test_no_text_comes_twice():
+    for name in ("conversations", "preferences"):
+        rows = raw(f"{name}.jsonl")
+        prompts = [texts(row)[0] for row in rows]
+        assert len({prompt.casefold() for prompt in prompts}) == len(rows)
+        for index, prompt in enumerate(prompts):
+            close = [other for other in prompts[:index] if similar(prompt, other) > 0.3]
+            assert not close, (prompt, close)
+    everything = [text for row in raw("conversations.jsonl") for text in texts(row) if len(text) > 60]
+    assert len(set(everything)) == len(everything)
+
+
+def test_preference_prompts_are_not_conversation_prompts():
+    talks = [texts(row)[0] for row in raw("conversations.jsonl")]
+    for row in raw("preferences.jsonl"):
+        assert all(similar(row["prompt"], talk) < 0.3 for talk in talks), row["prompt_id"]
+
+
+def test_languages():
+    for name, language in (
+        ("conversations.jsonl", "en"), ("conversations.de.jsonl", "de"), ("preferences.jsonl", "en"),
+        ("preferences.de.jsonl", "de"), ("questions.de.jsonl", "de"),
+    ):  # fmt: skip
+        other = "de" if language == "en" else "en"
+        for row in raw(name):
+            for text in texts(row):
+                share = pairs.foreign_share(text, language, other)
+                assert share is None or share <= 0.3, (name, text)
+    for row in corpora.sentence_pairs("en", "de"):
+        assert pairs.wrong_language(row["source_text"], "en", "de") is None
+        assert pairs.wrong_language(row["target_text"], "de", "en") is None
+
+
+def test_questions_cover_the_categories_in_two_turns():
+    rows = corpora.questions("de")
+    assert {row["category"] for row in rows} == CATEGORIES
+    for row in rows:
+        assert len(row["turns"]) == 2 and all(row["turns"])
+        assert row["reference"] == [] or len(row["reference"]) == 2
+    counts = [sum(row["category"] == name for row in rows) for name in CATEGORIES]
+    assert counts == [3] * 8
+
+
+def test_sentence_pairs_have_a_register_and_a_kind():
+    rows = corpora.sentence_pairs("en", "de")
+    assert {row["register"] for row in rows} <= {"du", "sie", "none"}
+    assert len({row["kind"] for row in rows}) >= 3
+    assert len({row["source_text"] for row in rows}) == 60
+
+
+def test_rules_have_a_meaning():
+    assert all(RULES.values())

@@ -1,0 +1,134 @@
+"""The transformers engine against transformers' own generate and against direct arithmetic, on a tiny model."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+
+from phoenix_utils.engines import GenerationParams, TransformersEngine
+from phoenix_utils.errors import PhoenixError
+
+PROMPTS = [
+    "Once upon a time there was a fox.", "Hi", "One two three four five six seven eight nine ten eleven.",
+    "a b", "What is the question that nobody asks?",
+]
+SHARED = "The examples that every prompt begins with are long. "
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: place for place, token in enumerate(["<pad>", "<eos>", "<bos>", *letters])}
+    inner = Tokenizer(models.BPE(vocabulary, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
+    )
+
+
+def tiny_model(sliding_window: int = 512):
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=16, sliding_window=sliding_window, eos_token_id=1, pad_token_id=0,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"], query_pre_attn_scalar=16,
+        bos_token_id=2, initializer_range=0.4,
+    )
+    return Gemma3ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def expected(model, tokenizer, prompt: str, **options) -> str:
+    ids = tokenizer(prompt, return_tensors="pt")
+    with torch.no_grad():
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False, pad_token_id=0, **options)
+    return tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("prefix", ["", SHARED])
+def test_greedy_text_equals_generate_whatever_the_batching(model, tokenizer, rows, prefix):
+    prompts = [prefix + prompt for prompt in PROMPTS]
+    engine = TransformersEngine(model, tokenizer, max_rows=rows)
+    done = engine.generate(prompts, GenerationParams(max_new_tokens=24))
+    assert [c.text for c in done] == [expected(model, tokenizer, prompt) for prompt in prompts]
+
+
+def test_a_sliding_window_shorter_than_the_prompt_changes_nothing(tokenizer):
+    model = tiny_model(sliding_window=8)
+    prompts = [SHARED + prompt for prompt in PROMPTS[:3]]
+    done = TransformersEngine(model, tokenizer, max_rows=1).generate(prompts, GenerationParams(max_new_tokens=24))
+    assert [c.text for c in done] == [expected(model, tokenizer, prompt) for prompt in prompts]
+
+
+def test_repetition_penalty_is_that_of_generate(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer)
+    done = engine.generate(PROMPTS, GenerationParams(max_new_tokens=24, repetition_penalty=1.3))
+    assert [c.text for c in done] == [expected(model, tokenizer, p, repetition_penalty=1.3) for p in PROMPTS]
+
+
+def test_reasons_and_log_probabilities(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer)
+    (cut,) = engine.generate(["Hello"], GenerationParams(max_new_tokens=5))
+    assert cut.finish_reason == "length" and cut.mean_logprob < 0
+    forced = TransformersEngine(model, tokenizer)
+    first = tokenizer(cut.text, add_special_tokens=False)["input_ids"][0]
+    forced.stop_ids = {first}
+    (stopped,) = forced.generate(["Hello"], GenerationParams(max_new_tokens=5))
+    assert stopped.finish_reason == "stop" and stopped.text == ""
+
+
+def test_a_stop_text_ends_a_completion_and_is_not_part_of_it(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer)
+    (whole,) = engine.generate(["Hello"], GenerationParams(max_new_tokens=20, repetition_penalty=3.0))
+    stop = next(c for c in whole.text[3:] if c not in whole.text[:3] and c.isprintable() and c.strip())
+    params = GenerationParams(max_new_tokens=20, repetition_penalty=3.0, stop=(stop,))
+    (cut,) = engine.generate(["Hello"], params)
+    assert cut.finish_reason == "stop" and cut.text == whole.text.lstrip("\n ").split(stop)[0]
+
+
+def test_sampling_follows_its_seed(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer)
+
+    def texts(seed):
+        params = GenerationParams(max_new_tokens=16, temperature=1.5, top_p=0.9, top_k=50, seed=seed)
+        return [c.text for c in engine.generate(PROMPTS, params)]
+
+    assert texts(1) == texts(1) != texts(2)
+
+
+def test_scores_equal_a_direct_computation(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer, max_rows=3)
+    targets = ["yes indeed", "n", "a longer target than the others", "x y", ""]
+    for prompt, target, values in zip(PROMPTS, targets, engine.token_logprobs(PROMPTS, targets), strict=True):
+        head = tokenizer(prompt)["input_ids"]
+        tail = tokenizer(target, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logprobs = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+        direct = [logprobs[len(head) - 1 + place, token].item() for place, token in enumerate(tail)]
+        assert values == pytest.approx(direct, abs=1e-5)
+    assert engine.score(["Hi"], [""]) == [0.0]
+
+
+def test_batches_are_reported_as_they_finish_and_results_keep_their_order(model, tokenizer):
+    seen = {}
+    engine = TransformersEngine(model, tokenizer, max_rows=2)
+    done = engine.generate(PROMPTS, GenerationParams(max_new_tokens=4),
+                           lambda places, batch: seen.update(zip(places, batch, strict=True)))
+    assert [seen[place] for place in range(len(PROMPTS))] == done
+
+
+def test_nothing_to_do_and_too_much(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer)
+    assert engine.generate([], GenerationParams()) == [] and engine.score([], []) == []
+    model.config.max_position_embeddings, kept = 10, model.config.max_position_embeddings
+    try:
+        with pytest.raises(PhoenixError, match="prompt 1 has .* tokens and the model reads 10"):
+            engine.generate(["Hi", "x" * 50], GenerationParams())
+    finally:
+        model.config.max_position_embeddings = kept

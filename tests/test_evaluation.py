@@ -1,0 +1,564 @@
+"""Evaluation: metrics on hand-made answers, exact likelihoods on a tiny model, the stage, the report."""
+
+import html.parser
+import json
+import math
+
+import matplotlib
+import numpy as np
+import pytest
+import sacrebleu
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from phoenix_utils import chat, corpora
+from phoenix_utils.artifacts import read_json, read_rows, stage_path, write_json
+from phoenix_utils.engines import GenerationParams, TransformersEngine
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.evaluation import (
+    EvaluationSettings,
+    answers,
+    likelihood,
+    metrics,
+    prompts,
+    scores,
+    stage,
+    views,
+)
+
+matplotlib.use("Agg")
+
+GERMAN = "Am besten gießt du die Pflanzen morgens, bevor die Sonne auf die Blätter scheint."
+ENGLISH = "It is best to water the plants in the morning, before the sun shines on the leaves."
+
+
+# --- one answer ---
+
+
+@pytest.mark.parametrize(
+    "answer, german",
+    [
+        (GERMAN, True),
+        (ENGLISH, False),
+        ("Het is het beste om de planten 's ochtends water te geven, voordat de zon schijnt.", False),
+        (f"{GERMAN}\n\n```python\nfor plant in garden:\n    water(plant, when='morning')\n```", True),
+        (f"{GERMAN}\n\n{ENGLISH}", False),
+        ("Ja, gerne.", True),
+        ("No, thanks.", False),
+        ("", False),
+        ("  \n", False),
+        ("42", False),
+        ("```\nprint('hallo')\n```", False),
+    ],
+)
+def test_target_language_of_an_answer(answer, german):
+    assert metrics.in_target_language(answer, "de", "en") is german
+
+
+@pytest.mark.parametrize(
+    "answer, loops",
+    [
+        (GERMAN, False),
+        ("Ich bin ein Modell. " * 5, True),
+        ("\n".join(f"{number}. Die Stadt ist sehr schön und groß." for number in range(1, 8)), True),
+        ("Das ist sehr, sehr schön, wirklich sehr schön.", False),
+        ("Jaaaaaaaaaaaaaaaaaa", True),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\n| 1 | 3 |", False),
+        ("", False),
+    ],
+)
+def test_loops(answer, loops):
+    assert metrics.is_loop(answer) is loops
+
+
+def test_no_human_reference_loops_or_misses_its_language():
+    found = [prompt.reference for prompt in prompts.conversation_prompts(corpora.held_out_chat("de"))]
+    assert len(found) >= 16
+    assert not any(metrics.is_loop(text) for text in found)
+    assert all(metrics.in_target_language(text, "de", "en") for text in found)
+
+
+def test_word_pairs_ignore_case_and_punctuation():
+    assert metrics.word_pairs("Der Hund. DER Hund!") == [("der", "hund"), ("hund", "der"), ("der", "hund")]
+    assert metrics.word_pairs("Wort") == []
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(alphabet="abä \n.", max_size=25), st.text(alphabet="abä .", min_size=1, max_size=25)
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_chrf_equals_sacrebleu(rows):
+    counts = np.array([metrics.chrf_counts(answer, reference) for answer, reference in rows])
+    found = metrics.chrf(counts)(np.ones((1, len(rows))))[0]
+    hypotheses, references = zip(*rows, strict=True)
+    assert found == pytest.approx(sacrebleu.corpus_chrf(list(hypotheses), [list(references)]).score, abs=1e-9)
+
+
+def test_chrf_signature_is_that_of_the_default_metric():
+    assert metrics.chrf_signature().startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+
+
+def test_equal_scores_count_half():
+    assert metrics.preferred([1, 2, 3], [2, 2, 2]) == [0, 0.5, 1]
+
+
+# --- prompts ---
+
+
+def test_each_turn_is_a_prompt_with_the_references_history():
+    rows = [row for row in corpora.held_out_chat("de") if len(row["messages"]) >= 4]
+    first, second = prompts.conversation_prompts(rows[:1])[:2]
+    assert [message["role"] for message in second.messages] == ["user", "assistant", "user"]
+    assert second.messages[1]["content"] == first.reference
+    assert second.unit == first.unit and (first.turn, second.turn) == (0, 1)
+
+
+def test_max_prompts_takes_evenly_from_both():
+    everything = prompts.held_out_prompts("de")
+    assert {prompt.kind for prompt in everything} == {"conversation", "question"}
+    for count in (1, 2, 10, len(everything) - 1, len(everything) + 5):
+        some = prompts.held_out_prompts("de", count)
+        assert len(some) == len({(p.unit, p.turn) for p in some}) == min(count, len(everything))
+    assert sum(p.kind == "question" for p in prompts.held_out_prompts("de", 10)) == 5
+    with pytest.raises(PhoenixError, match="'xx'"):
+        prompts.held_out_prompts("xx")
+
+
+def test_plain_prompt_is_plain():
+    messages = (
+        {"role": "user", "content": "A?"},
+        {"role": "assistant", "content": "B."},
+        {"role": "user", "content": "C?"},
+    )
+    assert prompts.plain_prompt(messages, "de") == "Frage: A?\nAntwort:\nB.\n\nFrage: C?\nAntwort:\n"
+    assert prompts.plain_prompt(messages[:1], "sw") == "Question: A?\nAnswer:\n"
+
+
+# --- settings ---
+
+
+def test_what_is_named_for_later_is_said_in_sentences():
+    assert EvaluationSettings().not_run() == []
+    named = EvaluationSettings(
+        judge="some-judge", mt_bench="some/questions", harness_tasks=["arc_de"]
+    ).not_run()
+    assert len(named) == 2
+    assert "some-judge" in named[0] and "some/questions" in named[0] and "arc_de" in named[1]
+    assert all("not run" in sentence for sentence in named)
+
+
+# --- scores from hand-made answers ---
+
+
+def answer_row(model, unit, text, finish="stop", reference="", turn=0, kind="question", prompt="Wie?"):
+    return {
+        "model": model,
+        "prompt_id": unit,
+        "kind": kind,
+        "category": "writing",
+        "turn": turn,
+        "prompt": prompt,
+        "reference": reference,
+        "answer": text,
+        "finish_reason": finish,
+        "mean_logprob": -1.0,
+        "in_target_language": metrics.in_target_language(text, "de", "en"),
+        "is_loop": metrics.is_loop(text),
+    }
+
+
+def logprob_row(model, kind, unit, logprob, tokens=10, template="chat", turn=0):
+    return {
+        "model": model,
+        "kind": kind,
+        "template": template,
+        "prompt_id": unit,
+        "turn": turn,
+        "tokens": tokens,
+        "logprob": logprob,
+    }
+
+
+@pytest.fixture
+def hand_made():
+    """Four questions and one conversation of two turns; the base rambles in English, SFT and DPO answer."""
+    written, likely = [], []
+    for model in ("base", "sft", "dpo"):
+        base = model == "base"
+        for number in range(4):
+            text = ENGLISH * 2 if base else f"{GERMAN} Nummer {number}."
+            written.append(answer_row(model, f"q{number}", text, "length" if base else "stop"))
+        for turn in (0, 1):
+            text = "" if base and turn else GERMAN
+            written.append(
+                answer_row(
+                    model, "c", text, reference=GERMAN, turn=turn, kind="conversation", prompt=f"Und {turn}?"
+                )
+            )
+            likely.append(logprob_row(model, "reference", "c", -40.0 if base else -20.0 - turn, turn=turn))
+            likely.append(logprob_row(model, "reference", "d", -30.0, turn=turn))
+            if base:
+                likely.append(logprob_row(model, "reference", "c", -35.0, template="plain", turn=turn))
+                likely.append(logprob_row(model, "reference", "d", -30.0, template="plain", turn=turn))
+        for number in range(4):
+            margin = {"base": -1, "sft": 1 if number else -1, "dpo": 1}[model]
+            likely.append(logprob_row(model, "chosen", f"p{number}", -20.0 + margin, tokens=5))
+            likely.append(logprob_row(model, "rejected", f"p{number}", -20.0))
+    return written, likely
+
+
+def test_scores_of_hand_made_answers(hand_made):
+    found, differences = scores.evaluate(*hand_made, samples=500, seed=0)
+    assert set(found) == {"base", "sft", "dpo"}
+    assert all(set(values) == set(scores.METRICS) for values in found.values())
+    assert all(
+        set(item) == {"value", "low", "high", "n"} for values in found.values() for item in values.values()
+    )
+    base, sft, dpo = found["base"], found["sft"], found["dpo"]
+    assert base["target_language_share"]["value"] == pytest.approx(1 / 6)
+    assert sft["target_language_share"]["value"] == 1 and sft["target_language_share"]["n"] == 5
+    assert sft["target_language_share"]["low"] == pytest.approx(0.05 ** (1 / 5))
+    assert (base["stop_share"]["value"], sft["stop_share"]["value"]) == (pytest.approx(2 / 6), 1)
+    assert base["chrf"]["value"] < 80 and sft["chrf"]["value"] == pytest.approx(100)
+    assert sft["median_length"]["value"] == len(GERMAN) + len(" Nummer 1.")
+    assert base["nll_per_token"]["value"] == pytest.approx((35 + 35 + 30 + 30) / 40)
+    assert sft["nll_per_token"]["value"] == pytest.approx((20 + 21 + 30 + 30) / 40)
+    assert [m["preference_accuracy"]["value"] for m in (base, sft, dpo)] == [0, 0.75, 1]
+    assert (differences["base_prompt"], differences["base_prompts"]["chat"]) == ("plain", pytest.approx(3.5))
+    paired = differences["paired"]
+    assert paired["sft-base"]["nll_per_token"]["value"] == pytest.approx(-29 / 40)
+    assert paired["dpo-sft"]["preference_accuracy"]["value"] == 0.25
+    assert paired["dpo-sft"]["target_language_share"]["high"] > 0  # no spread, and still no certainty
+    views_of_pairs = differences["preference"]
+    assert views_of_pairs["dpo_reward"]["value"] == pytest.approx((1 + 3 * 0.5) / 4)
+    assert views_of_pairs["by_mean"]["dpo"]["value"] == 0  # fewer tokens, more surprise for each
+    assert views_of_pairs["shorter_chosen"] == 1
+
+
+def test_scores_without_references_or_pairs_are_unknown_not_wrong(hand_made):
+    written = [{**row, "reference": ""} for row in hand_made[0]]
+    likely = [row for row in hand_made[1] if row["kind"] == "none"]
+    found, differences = scores.evaluate(written, likely, samples=100, seed=0)
+    for name in ("nll_per_token", "chrf", "preference_accuracy"):
+        assert found["sft"][name] == {"value": None, "low": None, "high": None, "n": 0}
+    json.dumps([found, differences], allow_nan=False)
+
+
+# --- a tiny real model ---
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random Llama with a byte-level tokenizer: (folder of the model, tokenizer with the chat template)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(
+        [GERMAN, ENGLISH, *(p.reference for p in prompts.held_out_prompts("de"))], trainer
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+    chat.apply_template(fast)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.2,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder, fast
+
+
+@pytest.fixture(scope="module")
+def engine(tiny):
+    folder, tokenizer = tiny
+    return TransformersEngine(LlamaForCausalLM.from_pretrained(folder), tokenizer)
+
+
+def direct_logprob(engine, messages, answer):
+    """Log-probability of exactly the answer's tokens, one sequence at a time, by the definition."""
+    tokenizer = engine.tokenizer
+    head = tokenizer(chat.render(tokenizer, messages, True), add_special_tokens=False)["input_ids"]
+    if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+        head = [tokenizer.bos_token_id, *head]
+    tail = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([head + tail])).logits[0].double().log_softmax(-1)
+    total = sum(logits[len(head) + place - 1, token].item() for place, token in enumerate(tail))
+    return total, len(tail)
+
+
+def test_nll_counts_exactly_the_content_tokens(engine):
+    asked = prompts.conversation_prompts(corpora.held_out_chat("de")[:3])
+    rows = likelihood.score_references(engine, "base", asked, "de", ("chat", "plain"))
+    chat_rows = [row for row in rows if row["template"] == "chat"]
+    assert len(rows) == 2 * len(asked)
+    for prompt, row in zip(asked, chat_rows, strict=True):
+        wanted, tokens = direct_logprob(engine, list(prompt.messages), prompt.reference)
+        assert row["tokens"] == tokens
+        assert row["logprob"] == pytest.approx(wanted, rel=1e-4)
+    plain = [row for row in rows if row["template"] == "plain"]
+    assert [row["tokens"] for row in plain] == [row["tokens"] for row in chat_rows]
+    assert [row["logprob"] for row in plain] != [row["logprob"] for row in chat_rows]
+
+
+def test_stop_token_and_template_do_not_enter_the_nll(engine):
+    """The answer's tokens are those of the full conversation's loss mask without its stop token."""
+    prompt = prompts.conversation_prompts(corpora.held_out_chat("de")[:1])[0]
+    full = [*prompt.messages, {"role": "assistant", "content": prompt.reference}]
+    ids, mask = chat.loss_mask(engine.tokenizer, full)
+    trained = [token for token, counts in zip(ids, mask, strict=True) if counts]
+    assert engine.tokenizer.eos_token_id in trained
+    content = engine.tokenizer(prompt.reference, add_special_tokens=False)["input_ids"]
+    assert trained[: len(content)] == content
+    row = likelihood.score_references(engine, "sft", [prompt], "de", ("chat",))[0]
+    assert row["tokens"] == len(content) < len(trained)
+
+
+def test_preference_accuracy_of_a_tiny_model_is_that_of_direct_sums(engine):
+    pairs = prompts.held_out_pairs("de")[:6]
+    rows = likelihood.score_pairs(engine, "sft", pairs, "de")
+    wins = [
+        direct_logprob(engine, list(pair.messages), pair.chosen)[0]
+        > direct_logprob(engine, list(pair.messages), pair.rejected)[0]
+        for pair in pairs
+    ]
+    measure = scores.likelihood_measures(rows, "chat")["preference_accuracy"]
+    assert measure.statistic(np.ones((1, len(pairs))))[0] == pytest.approx(sum(wins) / len(wins))
+
+
+def test_answers_are_the_engines_and_are_judged(engine):
+    asked = prompts.held_out_prompts("de", 4)
+    told = []
+    rows = answers.answer_prompts(engine, "base", asked, GenerationParams(6), "de", "en", told.append)
+    assert sum(told) == 4
+    assert [(row["prompt_id"], row["turn"]) for row in rows] == [(p.unit, p.turn) for p in asked]
+    assert {row["finish_reason"] for row in rows} <= {"stop", "length"}
+    again = engine.generate([chat.render(engine.tokenizer, p.messages) for p in asked], GenerationParams(6))
+    assert [row["answer"] for row in rows] == [completion.text.strip() for completion in again]
+
+
+# --- the whole stage ---
+
+
+@pytest.fixture
+def trained_run(tiny, tmp_path):
+    """A run directory whose SFT and DPO stages left (random, different) adapters of the tiny model."""
+    folder, tokenizer = tiny
+    for seed, name in enumerate(("sft", "dpo"), 1):
+        target = stage_path(str(tmp_path), name)
+        torch.manual_seed(seed)
+        lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        get_peft_model(LlamaForCausalLM.from_pretrained(folder), lora).save_pretrained(target / "adapter")
+        tokenizer.save_pretrained(target / "adapter")
+        write_json(target / "manifest.json", {"settings": {"model": str(folder)}})
+    return EvaluationSettings(
+        run_dir=str(tmp_path), model=str(folder), max_new_tokens=5, max_prompts=6, bootstrap_samples=200
+    )
+
+
+def test_run_makes_every_product_and_is_skipped_the_second_time(trained_run):
+    folder = stage.run(trained_run)
+    names = {path.name for path in folder.iterdir()}
+    assert {"answers.parquet", "logprobs.parquet", "scores.json", "differences.json", "report.html"} <= names
+    found = read_json(folder / "scores.json")
+    assert list(found) == ["base", "sft", "dpo"]
+    nll = [found[model]["nll_per_token"]["value"] for model in found]
+    assert len(set(nll)) == 3 and all(
+        math.isfinite(value) for value in nll
+    )  # the adapters were really switched
+    manifest = read_json(folder / "manifest.json")
+    assert manifest["status"] == "complete" and manifest["counts"]["prompts"] == 6
+    assert manifest["notes"]["dtype"] == "float32"
+    before = (folder / "scores.json").stat().st_mtime_ns
+    assert stage.run(trained_run) == folder
+    assert (folder / "scores.json").stat().st_mtime_ns == before
+
+
+def test_base_in_the_stage_is_the_base_without_adapters(trained_run, engine):
+    folder = stage.run(trained_run)
+    stored = [row for row in read_rows(folder / "logprobs.parquet") if row["model"] == "base"]
+    pairs = prompts.held_out_pairs("de")
+    wanted = likelihood.score_pairs(engine, "base", pairs, "de")
+    found = [row for row in stored if row["kind"] != "reference"]
+    assert [row["logprob"] for row in found] == pytest.approx([row["logprob"] for row in wanted], rel=1e-4)
+
+
+def test_resume_keeps_the_models_that_are_done(trained_run, monkeypatch):
+    real, asked = answers.answer_prompts, []
+
+    def killed_at_dpo(engine, model, *arguments, **keywords):
+        asked.append(model)
+        if model == "dpo" and asked.count("dpo") == 1:
+            raise KeyboardInterrupt
+        return real(engine, model, *arguments, **keywords)
+
+    monkeypatch.setattr(answers, "answer_prompts", killed_at_dpo)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(trained_run)
+    folder = stage_path(trained_run.run_dir, "evaluation")
+    kept = list(read_rows(folder / "answers.parquet"))
+    assert {row["model"] for row in kept} == {"base", "sft"}
+    assert not (folder / "scores.json").exists()
+    stage.run(trained_run)
+    assert asked == ["base", "sft", "dpo", "dpo"]
+    assert list(read_rows(folder / "answers.parquet"))[: len(kept)] == kept
+    assert len(list(read_rows(folder / "answers.parquet"))) == 18
+
+
+def test_whole_models_of_full_fine_tuning_are_evaluated_too(trained_run, tiny):
+    folder, tokenizer = tiny
+    tuned = {}
+    for factor, name in ((1.5, "sft"), (2.0, "dpo")):
+        tuned[name] = LlamaForCausalLM.from_pretrained(folder)
+        with torch.no_grad():
+            tuned[name].lm_head.weight.mul_(factor)
+        target = stage_path(trained_run.run_dir, name) / "model"
+        tuned[name].save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    rows = list(read_rows(stage.run(trained_run) / "logprobs.parquet"))
+    for name, model in tuned.items():
+        wanted = likelihood.score_pairs(
+            TransformersEngine(model, tokenizer), name, prompts.held_out_pairs("de"), "de"
+        )
+        stored = [row["logprob"] for row in rows if row["model"] == name and row["kind"] != "reference"]
+        assert stored == pytest.approx([row["logprob"] for row in wanted], rel=1e-4)
+
+
+def test_other_settings_are_refused_and_bad_input_is_one_sentence(trained_run, tmp_path):
+    stage.run(trained_run)
+    with pytest.raises(PhoenixError, match="max_new_tokens"):
+        stage.run(trained_run.model_copy(update={"max_new_tokens": 6}))
+    with pytest.raises(PhoenixError, match="does not exist"):
+        stage.run(trained_run.model_copy(update={"run_dir": str(tmp_path / "nothing")}))
+    other = stage_path(trained_run.run_dir, "dpo") / "manifest.json"
+    write_json(other, {"settings": {"model": "some/other"}})
+    with pytest.raises(PhoenixError, match="'some/other'"):
+        stage.check_same_base(trained_run)
+
+
+# --- report and views ---
+
+EVIL = "<script>alert('x')</script> <img src=x onerror=alert(1)> & \"quoted\" </div></details>"
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects tags and attributes, and complains about an end tag that closes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+
+@pytest.fixture
+def finished(hand_made, tmp_path):
+    """The products of an evaluation whose SFT model and whose user wrote hostile HTML."""
+    from phoenix_utils.artifacts import write_rows
+    from phoenix_utils.evaluation import report
+
+    written, likely = hand_made
+    for row in written:
+        if row["prompt_id"] == "q0":
+            row.update(answer=EVIL, prompt=f"Frage {EVIL}")
+        if row["prompt_id"] == "c":
+            row.update(reference=f"Referenz {EVIL}")
+    write_rows(tmp_path / "answers.parquet", written, answers.ANSWERS)
+    write_rows(tmp_path / "logprobs.parquet", likely, likelihood.LOGPROBS)
+    settings = EvaluationSettings(judge="ju<b>dge", harness_tasks=["arc_de"])
+    found, differences = scores.evaluate(written, likely, 200, 0)
+    write_json(tmp_path / "scores.json", found)
+    write_json(tmp_path / "differences.json", {**differences, "not_run": settings.not_run()})
+    page = report.render(tmp_path, settings)
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    return tmp_path, page
+
+
+def test_report_escapes_everything_a_model_wrote(finished):
+    _, page = finished
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    names = {tag for tag, _ in tags.seen}
+    assert "script" not in names and "b" in names
+    assert not any(key.startswith("on") for _, attributes in tags.seen for key in attributes)
+    assert "&lt;script&gt;alert(" in page and "ju&lt;b&gt;dge" in page
+    sources = [attributes["src"] for tag, attributes in tags.seen if tag == "img"]
+    assert len(sources) == len(scores.METRICS) and all(
+        src.startswith("data:image/svg+xml") for src in sources
+    )
+    assert not any(str(attributes.get("href", "")).startswith("http") for _, attributes in tags.seen)
+
+
+def test_report_tells_scores_differences_and_what_was_not_run(finished):
+    _, page = finished
+    for text in (
+        "75 %",
+        "SFT − Base",
+        "+75 points",
+        "plain question-and-answer prompt",
+        "arc_de",
+        "nrefs:1|case:mixed",
+        "width=device-width",
+    ):
+        assert text in page
+    assert page.count("<details") == 6
+
+
+def test_views_escape_too_and_draw(finished):
+    import matplotlib.pyplot as plt
+
+    folder, _ = finished
+    for piece in (
+        views.answers_side_by_side(folder, count=9),
+        views.scores_table(folder),
+        views.differences_table(folder),
+    ):
+        shown = piece._repr_html_()
+        assert "<script" not in shown and "<table" in shown or "&lt;script" in shown
+        tags = Tags()
+        tags.feed(shown)
+        assert tags.open == []
+    assert views.answers_side_by_side(folder, kind="conversation").count('class="card"') == 2
+    views.plot_scores(folder)
+    assert [
+        label.get_text() for label in views.plot_differences(folder, "nll_per_token").get_yticklabels()
+    ] == [
+        "SFT − Base",
+        "DPO − SFT",
+    ]
+    plt.close("all")

@@ -1,0 +1,359 @@
+"""Filters: good rows pass, each fault is caught by the rule that names it, and no row is ever lost."""
+
+import copy
+import json
+import random
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phoenix_utils import artifacts, corpora
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.filtering import RULES, FilteringSettings, findings, report, run, token_counter
+from phoenix_utils.filtering.rules import parts
+
+LIMITS = FilteringSettings()
+ENGLISH = (
+    "People who live beside the sea often say that the weather changes quickly. They keep a warm coat "
+    "near the door, and they look at the sky before they leave the house in the morning."
+)
+
+
+def segments(sources: dict[str, str], translations: dict[str, str]) -> list[dict]:
+    return [
+        {
+            "part": part,
+            "text": text,
+            "translation": translations[part],
+            "finish_reason": "stop",
+            "mean_logprob": -0.3,
+        }
+        for part, text in sources.items()
+    ]
+
+
+def translated_chat() -> list[dict]:
+    """Rows as the translation stage leaves them, made of the human German versions."""
+    german = {row["prompt_id"]: row for row in corpora.held_out_chat("de")}
+    rows = []
+    for row in corpora.held_out_chat("en"):
+        target = german[row["prompt_id"]]["messages"]
+        texts = [{str(i): m["content"] for i, m in enumerate(side)} for side in (row["messages"], target)]
+        rows.append(
+            {**row, "messages": target, "messages_source": row["messages"], "segments": segments(*texts)}
+        )
+    return rows
+
+
+def translated_preferences() -> list[dict]:
+    german = {row["prompt_id"]: row for row in corpora.held_out_preferences("de")}
+    rows = []
+    for row in corpora.held_out_preferences("en"):
+        target = {name: german[row["prompt_id"]][name] for name in ("prompt", "chosen", "rejected")}
+        source = {f"{name}_source": row[name] for name in target}
+        texts = [
+            {"prompt": side["prompt"], **{name: side[name][-1]["content"] for name in ("chosen", "rejected")}}
+            for side in (row, target)
+        ]
+        rows.append({**row, **target, **source, "segments": segments(*texts)})
+    return rows
+
+
+CHAT, PREFERENCES = translated_chat(), translated_preferences()
+
+
+def last(row: dict) -> dict:
+    """The message that a corruption spoils: the last answer."""
+    return (row["messages"] if "messages" in row else row["chosen"])[-1]
+
+
+def long_chat(rows: list[dict]) -> list[dict]:
+    """Rows whose last answer is prose long enough to be spoiled in any way."""
+    return [
+        row
+        for row in rows
+        if len(last(row)["content"]) > 150
+        and not set("`|$") & set(last(row)["content"])
+        and (row.get("messages_source") or row["chosen_source"])[-1]["content"][-1] == "."
+    ]
+
+
+def spoil(row: dict, how: str) -> dict:
+    """A copy of a row with one fault; the fault's name begins with the rule that has to catch it."""
+    row = copy.deepcopy(row)
+    message = last(row)
+    text, source = message["content"], (row.get("messages_source") or row.get("chosen_source"))[-1]["content"]
+    changed = {
+        "structure, empty": " \n",
+        "language, English": ENGLISH[: max(60, len(text))],
+        "copied, whole": source,
+        "copied, half": text[: len(text) // 2] + " " + source[len(source) // 2 :],
+        "length, short": "Ja, das ist so.",
+        "length, long": f"{text} {' '.join(reversed(text.split()))} {text}",
+        "truncation, open code": f"{text}\n\n```python\nprint(1)",
+        "truncation, cut": text[:-8].rstrip(' .,;:!?"“”)0123456789*–-') or "x",
+        "repetition, phrase": text + " und so weiter und so fort" * 8,
+        "repetition, sentence": text
+        + "".join(f" {word}! Das weiß ich leider nicht genau." for word in "abcdef"),
+        "repetition, letters": text + " se" + "hr" * 30,
+        "too_long": text + "".join(f" Zahl {number} folgt auf {number - 1}." for number in range(900)),
+    }
+    if how in changed:
+        message["content"] = changed[how]
+    elif how == "truncation, reported":
+        row["segments"][-1]["finish_reason"] = "length"
+    elif how == "structure, roles":
+        message["role"] = "user"
+    elif how == "structure, lost turn":
+        (row["messages"] if "messages" in row else row["chosen"]).pop()
+    elif how == "same_answers":
+        row["rejected"] = copy.deepcopy(row["chosen"])
+    return row
+
+
+FAULTS = [
+    "structure, empty", "structure, roles", "structure, lost turn", "language, English", "copied, whole",
+    "copied, half", "length, short", "length, long", "truncation, reported", "truncation, open code",
+    "truncation, cut", "repetition, phrase", "repetition, sentence", "repetition, letters", "too_long",
+]  # fmt: skip
+
+
+def count_words(messages: list[dict]) -> int:
+    return sum(len(message["content"].split()) for message in messages)
+
+
+def judge(row: dict, limits: FilteringSettings = LIMITS) -> set[str]:
+    return {finding.rule for finding in findings(row, limits, count_words)}
+
+
+@pytest.mark.parametrize("row", CHAT + PREFERENCES, ids=lambda row: row["prompt_id"])
+def test_human_translations_pass(row):
+    assert findings(row, LIMITS, count_words) == []
+
+
+@pytest.mark.parametrize("how", FAULTS)
+@pytest.mark.parametrize("kind", ["chat", "preferences"])
+def test_each_fault_is_caught_by_the_rule_that_names_it(kind, how):
+    rows = long_chat(CHAT if kind == "chat" else PREFERENCES)
+    assert len(rows) >= 4
+    for row in rows:
+        assert how.split(",")[0] in judge(spoil(row, how)), row["prompt_id"]
+
+
+def test_equal_answers_are_caught():
+    for row in PREFERENCES:
+        assert judge(spoil(row, "same_answers")) >= {"same_answers"}
+
+
+@given(st.sampled_from(long_chat(CHAT + PREFERENCES)), st.sampled_from(FAULTS))
+@settings(max_examples=60, deadline=None)
+def test_a_row_carries_all_its_reasons(row, how):
+    both = spoil(spoil(row, how), "truncation, reported")
+    assert judge(both) >= {how.split(",")[0], "truncation"}
+
+
+def test_rows_without_audit_columns_are_judged_by_what_is_there():
+    for row in CHAT + PREFERENCES:
+        bare = {
+            name: value for name, value in row.items() if name != "segments" and not name.endswith("_source")
+        }
+        assert judge(bare) == set()
+    bare = {"messages": CHAT[0]["messages"]}
+    assert [source for _, source, _ in parts(bare)] == [None] * len(bare["messages"])
+    for how in (
+        "language, English",
+        "structure, empty",
+        "repetition, phrase",
+        "truncation, open code",
+        "too_long",
+    ):
+        row = spoil(long_chat(CHAT)[0], how)
+        assert judge({"messages": row["messages"], "segments": None}) == {how.split(",")[0]}
+
+
+def test_a_source_that_repeats_may_repeat_in_translation():
+    source = "Write one line fifty times: " + "I must not run in the corridor. " * 10
+    german = "Schreibe eine Zeile fünfzig Mal: " + "Ich darf nicht im Flur rennen. " * 10
+    ask = {"role": "user", "content": "Strafarbeit bitte"}
+    row = {
+        "messages": [ask, {"role": "assistant", "content": german}],
+        "messages_source": [ask, {"role": "assistant", "content": source}],
+    }
+    assert judge(row) == set()
+
+
+def test_settings_move_the_lines():
+    row = long_chat(CHAT)[0]
+    assert judge(row, FilteringSettings(max_length=10)) == {"too_long"}
+    assert judge(row, FilteringSettings(max_length_ratio=1.0, min_length_ratio=0.99)) == {"length"}
+    loose = FilteringSettings(max_foreign_share=1.0, max_copied_share=1.0)
+    assert judge(spoil(row, "copied, whole"), loose) == set()
+
+
+# The whole stage, with the student's real tokenizer.
+
+
+def write_run(folder, chat: list[dict], preferences: list[dict], **values) -> FilteringSettings:
+    limits = FilteringSettings(run_dir=str(folder), **values)
+    translation = artifacts.stage_path(limits.run_dir, "translation")
+    artifacts.write_rows(translation / "chat.parquet", chat, corpora.TRANSLATED_CHAT)
+    artifacts.write_rows(translation / "preferences.parquet", preferences, corpora.TRANSLATED_PREFERENCES)
+    return limits
+
+
+def read(limits: FilteringSettings, name: str) -> list[dict]:
+    return list(artifacts.read_rows(artifacts.stage_path(limits.run_dir, "filtering") / f"{name}.parquet"))
+
+
+@pytest.fixture(scope="module")
+def count_tokens(trimmed_model_dir):
+    return token_counter(FilteringSettings(model=str(trimmed_model_dir)))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, trimmed_model_dir):
+    """A finished run over all human rows and one spoiled copy of a row for each fault."""
+    spoiled = [
+        {**spoil(long_chat(CHAT)[0], how), "prompt_id": f"bad {how}", "license": "mit"} for how in FAULTS
+    ]
+    pairs = [
+        {**spoil(long_chat(PREFERENCES)[0], how), "prompt_id": f"bad {how}"}
+        for how in [*FAULTS, "same_answers"]
+    ]
+    model = str(trimmed_model_dir)
+    limits = write_run(tmp_path_factory.mktemp("run"), CHAT + spoiled, pairs + PREFERENCES, model=model)
+    return limits, run(limits)
+
+
+def test_stage_keeps_the_good_and_names_the_bad(mixed):
+    limits, summary = mixed
+    assert [row["prompt_id"] for row in read(limits, "chat")] == [row["prompt_id"] for row in CHAT]
+    assert [row["prompt_id"] for row in read(limits, "preferences")] == [
+        row["prompt_id"] for row in PREFERENCES
+    ]
+    rejected = read(limits, "rejected")
+    assert len(rejected) == 2 * len(FAULTS) + 1
+    for row in rejected:
+        assert row["prompt_id"].removeprefix("bad ").split(",")[0] in row["rules"]
+        assert {finding["rule"] for finding in row["findings"]} == set(row["rules"])
+        assert all(finding["detail"] for finding in row["findings"])
+        assert json.loads(row["row"])["prompt_id"] == row["prompt_id"]
+    for kind, schema in (("chat", corpora.CHAT), ("preferences", corpora.PREFERENCES)):
+        path = artifacts.stage_path(limits.run_dir, "filtering") / f"{kind}.parquet"
+        assert pq.read_schema(path).equals(schema)
+        part = summary[kind]
+        assert part["rows_in"] == part["kept"] + part["rejected"]
+        assert part["waterfall"][-1]["left"] == part["kept"]
+        assert sum(step["removed"] for step in part["waterfall"]) == part["rejected"]
+        assert all(part["rules"][rule] for rule in RULES if rule != "same_answers")
+        for counts in (part["licenses"], part["sources"]):
+            assert sum(each["rows_in"] for each in counts.values()) == part["rows_in"]
+            assert sum(each["kept"] for each in counts.values()) == part["kept"]
+    assert summary["chat"]["licenses"]["mit"] == {"rows_in": len(FAULTS), "kept": 0}
+
+
+def test_stage_is_skipped_when_nothing_changed(mixed):
+    limits, summary = mixed
+    path = artifacts.stage_path(limits.run_dir, "filtering") / "chat.parquet"
+    before = path.stat().st_mtime_ns
+    assert run(limits) == summary
+    assert path.stat().st_mtime_ns == before
+    manifest = artifacts.read_json(path.with_name("manifest.json"))
+    assert manifest["counts"]["chat_in"] == summary["chat"]["rows_in"]
+    assert set(manifest["outputs"]) == {
+        "chat.parquet",
+        "preferences.parquet",
+        "rejected.parquet",
+        "summary.json",
+    }
+
+
+def test_report_shows_what_happened_and_escapes_it(mixed):
+    limits, summary = mixed
+    table = report.reasons_table(summary)
+    assert list(table.index) == list(RULES)
+    assert table["chat: first"].sum() == summary["chat"]["rejected"]
+    found = list(report.rejected_examples(limits, per_rule=1))
+    assert [example["rule"] for example in found] == list(RULES)
+    page = report.examples_html(limits)
+    assert page.count("<tr>") == len(RULES) + 1
+    import matplotlib
+
+    matplotlib.use("agg")
+    assert len(report.draw_waterfall(summary, "chat").patches) == 2 + sum(
+        step["removed"] > 0 for step in summary["chat"]["waterfall"]
+    )
+    points = report.length_points(limits)
+    assert len(report.length_points(limits, max_points=5)) == 5
+    assert {point["kept"] for point in points} == {True, False}
+    report.draw_lengths(points, limits).figure.canvas.draw()
+
+
+def test_model_output_is_escaped_in_examples(tmp_path, count_tokens):
+    evil = spoil(CHAT[0], "structure, roles")
+    evil["messages"][-1]["content"] = "<script>alert('x')</script> & mehr"
+    evil["prompt_id"] = "<b>id</b>"
+    limits = write_run(tmp_path, [*CHAT, evil], PREFERENCES)
+    run(limits, count_tokens)
+    page = report.examples_html(limits)
+    assert "<script" not in page and "&lt;script&gt;" in page and "<b>id" not in page
+
+
+@given(st.data())
+@settings(max_examples=12, deadline=None)
+def test_rows_in_are_rows_kept_plus_rows_rejected(tmp_path_factory, count_tokens, data):
+    seed = data.draw(st.integers(0, 2**16))
+    chooser = random.Random(seed)
+    rows = {"chat": [*CHAT[:2]], "preferences": [*PREFERENCES[:2]]}
+    for kind, pool in (("chat", long_chat(CHAT)), ("preferences", long_chat(PREFERENCES))):
+        for number in range(data.draw(st.integers(0, 12))):
+            row = chooser.choice(pool)
+            row = row if chooser.random() < 0.4 else spoil(row, chooser.choice(FAULTS))
+            rows[kind].append({**row, "prompt_id": f"{kind}-{number}"})
+    limits = write_run(tmp_path_factory.mktemp("run"), rows["chat"], rows["preferences"])
+    summary = run(limits, count_tokens)
+    rejected = read(limits, "rejected")
+    for kind, given_rows in rows.items():
+        kept = [row["prompt_id"] for row in read(limits, kind)]
+        out = [row["prompt_id"] for row in rejected if row["kind"] == kind]
+        assert sorted(kept + out) == sorted(row["prompt_id"] for row in given_rows)
+        assert (summary[kind]["kept"], summary[kind]["rejected"]) == (len(kept), len(out))
+
+
+def test_nothing_kept_is_an_error_that_counts_the_reasons(tmp_path, count_tokens):
+    bad = [spoil(row, "copied, whole") for row in long_chat(CHAT)]
+    limits = write_run(tmp_path, bad, PREFERENCES)
+    with pytest.raises(
+        PhoenixError, match=rf"None of the {len(bad)} translated chat rows .*copied {len(bad)}"
+    ):
+        run(limits)
+    folder = artifacts.stage_path(limits.run_dir, "filtering")
+    assert not (folder / "chat.parquet").exists()
+    assert len(read(limits, "rejected")) == len(bad)
+    assert artifacts.read_json(folder / "manifest.json")["status"] != "complete"
+
+
+def test_missing_translation_is_one_clear_sentence(tmp_path):
+    with pytest.raises(PhoenixError, match="does not exist"):
+        run(FilteringSettings(run_dir=str(tmp_path)))
+
+
+def test_changed_limits_are_refused_without_redo(mixed):
+    limits, _ = mixed
+    with pytest.raises(PhoenixError, match="max_repeats"):
+        run(limits.model_copy(update={"max_repeats": 9}))
+
+
+def test_importing_the_stage_is_cheap():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from phoenix_utils.filtering import FilteringSettings; FilteringSettings();"
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'lingua', 'datasets', 'pyarrow'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,145 @@
+"""The dtype for a dozen devices, memory estimates that grow with what they should, and sizes read from names."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from phoenix_utils import hardware
+from phoenix_utils.hardware import Gpu, Hardware, choose_dtype, estimate_memory_gb, known_parameters
+
+
+def with_gpus(*capabilities):
+    return Hardware(8, 32.0, tuple(Gpu(f"card {c}", 16.0, c) for c in capabilities))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "why"),
+    [
+        ("GTX 1080", (6, 1), "float32"),
+        ("P100", (6, 0), "float16"),
+        ("V100", (7, 0), "float16"),
+        ("T4", (7, 5), "float16"),
+        ("RTX 2080 Ti", (7, 5), "float16"),
+        ("A100", (8, 0), "bfloat16"),
+        ("RTX 3090", (8, 6), "bfloat16"),
+        ("RTX 4090", (8, 9), "bfloat16"),
+        ("L4", (8, 9), "bfloat16"),
+        ("H100", (9, 0), "bfloat16"),
+        ("B200", (10, 0), "bfloat16"),
+        ("RTX 5090", (12, 0), "bfloat16"),
+    ],
+)
+def test_each_gpu_gets_the_type_that_it_computes_natively(device, dtype, why):
+    choice = choose_dtype(Hardware(8, 32.0, (Gpu(device, 16.0, dtype),)))
+    assert choice.name == why
+    assert device in choice.reason and ".".join(map(str, dtype)) in choice.reason
+
+
+def test_without_cuda_everything_is_float32_for_a_reason():
+    assert choose_dtype(Hardware(2, 8.0)) == choose_dtype(Hardware(64, 512.0))
+    assert choose_dtype(Hardware(2, 8.0)).name == "float32"
+    apple = choose_dtype(Hardware(8, 16.0, mps=True))
+    assert apple.name == "float32" and "Apple" in apple.reason
+
+
+def test_the_weakest_of_several_gpus_decides():
+    assert choose_dtype(with_gpus((8, 0), (7, 5))).name == "float16"
+
+
+def test_this_machine_is_described():
+    machine = hardware.describe()
+    assert machine.cores >= 1 and machine.ram_gb > 0.5
+    assert machine.device in ("cpu", "cuda", "mps")
+
+
+def test_describing_needs_no_torch():
+    code = "import sys; from phoenix_utils import hardware; hardware.describe(); print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+LISTING = "Tesla T4, 15360, 7.5\nNVIDIA A100-SXM4-80GB, 81920, 8.0\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["Tesla T4", "NVIDIA A100-SXM4-80GB"]),
+        ("1", ["NVIDIA A100-SXM4-80GB"]),
+        ("1,0", ["NVIDIA A100-SXM4-80GB", "Tesla T4"]),
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_the_listing_of_nvidia_smi_is_read(visible, names):
+    gpus = hardware.visible_gpus(LISTING, visible)
+    assert [gpu.name for gpu in gpus] == names
+    if names and names[0] == "Tesla T4":
+        assert gpus[0] == Gpu("Tesla T4", 15.0, (7, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("LeoLM/leo-mistral-hessianai-7b", 7.0),
+        ("haoranxu/ALMA-13B", 13.0),
+        ("Qwen/Qwen3-1.7B-Base", 1.7),
+        ("embedded:gemma-3-270m", 0.27),
+        ("mistralai/Mixtral-8x7B-v0.1", 56.0),
+        ("openai-community/gpt2", None),
+        ("someone/robbie-3beta", None),
+    ],
+)
+def test_the_size_is_read_from_the_name(name, billions):
+    assert known_parameters(name) == billions
+
+
+def test_the_size_of_a_local_model_is_counted(tmp_path):
+    import torch
+
+    save_file({"a": torch.zeros(1000, 30), "b": torch.zeros(7)}, tmp_path / "model.safetensors")
+    assert known_parameters(str(tmp_path)) == pytest.approx(30_007 / 1e9)
+
+
+sizes = st.floats(0.05, 70)
+methods = st.sampled_from(["full", "lora", "qlora"])
+lengths = st.integers(64, 4096)
+batches = st.integers(1, 16)
+
+
+@given(sizes, methods, lengths, batches)
+def test_more_of_anything_takes_more_memory(size, method, length, batch):
+    least = estimate_memory_gb(size, method, length, batch)
+    assert estimate_memory_gb(size * 1.5, method, length, batch) > least
+    assert estimate_memory_gb(size, method, length * 2, batch) > least
+    assert estimate_memory_gb(size, method, length, batch + 1) > least
+    assert estimate_memory_gb(size, method, length, batch, sequences_per_row=2) > least
+    assert estimate_memory_gb(size, method, length, batch, gradient_checkpointing=True) < least
+    assert estimate_memory_gb(size, method, length, batch, dtype="bfloat16") < least
+
+
+@given(sizes, lengths, batches)
+def test_qlora_takes_less_than_lora_and_lora_less_than_full(size, length, batch):
+    full, lora, qlora = (estimate_memory_gb(size, method, length, batch) for method in ("full", "lora", "qlora"))
+    assert qlora < lora < full
+
+
+def test_known_cases_are_of_the_right_size():
+    # A published figure each: 7 B full fine-tuning states need 16 bytes a parameter; QLoRA of 7 B fits into 12 GB.
+    states = hardware.memory_parts(7.0, "full", 2048, 1)
+    assert sum(states[name] for name in ("weights", "gradients", "optimizer")) == pytest.approx(7 * 16 / 1.0737, rel=0.01)
+    assert 5 < estimate_memory_gb(7.2, "qlora", 1024, 2, dtype="bfloat16", gradient_checkpointing=True) < 12
+
+
+def test_a_training_stage_is_estimated_from_its_settings():
+    from phoenix_utils.dpo import DpoSettings
+    from phoenix_utils.sft import SftSettings
+
+    sft = hardware.estimate_stage_gb("sft", SftSettings(), 0.13)
+    assert hardware.estimate_stage_gb("dpo", DpoSettings(), 0.13) > sft
+    assert hardware.estimate_stage_gb("sft", SftSettings(per_device_train_batch_size=8), 0.13) > sft
+    assert 0.8 < hardware.estimate_stage_gb("translation", object(), 0.13) < sft

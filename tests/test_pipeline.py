@@ -1,0 +1,174 @@
+"""The runner and the command line: everything is validated first, failures say what to do, repeats are skipped."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from phoenix_utils import artifacts, pipeline
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.hardware import Gpu, Hardware
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def phoenix(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """The command as a user types it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "phoenix_utils.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["run", "minni"], "unknown profile 'minni' (did you mean 'mini'?)"),
+    (["run", "mini", "--set", "sft.learning_rat=1"], "unknown key 'sft.learning_rat' (did you mean"),
+    (["run", "mini", "--set", "sft.learning_rate=fast"], "sft.learning_rate is 'fast'"),
+    (["run", "mini", "--set", "stf.seed=1"], "unknown stage 'stf' (did you mean 'sft'?)"),
+    (["run", "mini", "--from", "training"], "unknown stage 'training'"),
+    (["run", "mini", "--set", "model=no/such/model"], "no/such/model"),
+    (["check", "mini", "--set", "model=embedded:gpt-9"], "embedded:gpt-9"),
+])
+def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path, words, sentence):
+    out = [] if words[0] == "check" else ["--out", str(tmp_path / "run")]
+    done = phoenix(*words, *out)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists(), "nothing half-written"
+
+
+def test_bad_data_is_one_sentence_and_exit_code_two(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "odd.jsonl").write_text('{"a": 1, "b": 2}\n')
+    for value, words in (("nowhere.jsonl", "nowhere.jsonl"), ("empty.jsonl", "empty"), ("odd.jsonl", "layout")):
+        path = tmp_path / value
+        done = phoenix("run", "mini", "--set", f"translation.chat={path}", "--out", str(tmp_path / "run"))
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+        assert not (tmp_path / "run").exists(), "nothing half-written"
+
+
+@pytest.mark.parametrize("name", ["mini", "laptop", "colab", "single_gpu", "paper"])
+def test_check_prints_every_setting_of_every_profile(name):
+    done = phoenix("check", name)
+    assert done.returncode == 0, done.stderr
+    for stage, model in pipeline.settings_models().items():
+        assert stage in done.stdout
+        for key in set(model.model_fields) - {"run_dir", "redo"}:
+            assert key in done.stdout
+    runs = "this machine can run it" in done.stdout
+    assert runs or "cannot run here: needs" in done.stdout
+
+
+def test_what_the_machine_lacks_is_a_refusal(monkeypatch, tmp_path):
+    t4 = Hardware(cores=2, ram_gb=12, gpus=(Gpu("Tesla T4", 15.0, (7, 5)),))
+    monkeypatch.setattr(pipeline.hardware, "describe", lambda: t4)
+    plan = pipeline.make_plan("paper", out=str(tmp_path / "run"))
+    assert "needs 8 GPU(s) with 80 GB" in plan.problems[0]
+    with pytest.raises(PhoenixError, match="cannot run here: it needs 8 GPU"):
+        pipeline.execute(plan, print)
+    assert not (tmp_path / "run").exists()
+
+
+def test_from_and_only_need_the_stages_before_them(tmp_path):
+    with pytest.raises(PhoenixError, match="sft needs translation, which is not finished"):
+        pipeline.make_plan("mini", out=str(tmp_path / "run"), start="sft")
+    assert pipeline.make_plan("mini", out=str(tmp_path / "run"), only="translation").stages == ["translation"]
+
+
+class Demo:
+    """A stage of one notebook and one settings model, to try the runner itself in seconds."""
+
+    def __init__(self, tmp_path, monkeypatch, source: str):
+        from phoenix_utils.filtering import FilteringSettings
+
+        self.settings = FilteringSettings(run_dir=str(tmp_path / "run"))
+        self.path = tmp_path / "02_filtering.ipynb"
+        cells = [
+            nbformat.v4.new_code_cell("run_dir = ''", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(
+                "from phoenix_utils.artifacts import open_stage\n"
+                "from phoenix_utils.filtering import FilteringSettings\n"
+                "settings = FilteringSettings.from_namespace(globals())"
+            ),
+            nbformat.v4.new_code_cell(source),
+        ]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), self.path)
+        monkeypatch.setattr(pipeline, "notebook_path", lambda stage: self.path)
+        stage = type("S", (), {"inputs": lambda self, settings: {}})()
+        monkeypatch.setitem(pipeline.STAGES, "filtering", stage)
+
+    def run(self, lines):
+        profile = pipeline.make_plan("mini").profile.model_copy(update={"stages": {"filtering": self.settings}})
+        plan = pipeline.Plan(profile, Path(self.settings.run_dir), ["filtering"])
+        pipeline.execute(plan, lines.append)
+
+
+WORK = (
+    "with open_stage('filtering', settings, {}) as stage:\n"
+    "    (stage.folder / 'product').write_text('x')\n"
+    "    stage.count('rows', 3)\n"
+)
+
+
+@pytest.fixture
+def plain_plan(monkeypatch):
+    monkeypatch.setattr(pipeline.notebooks, "check_notebook", lambda path, model: None)
+    monkeypatch.setattr(pipeline, "_check_inputs", lambda plan: None)
+
+
+def test_a_notebook_runs_in_its_own_process_and_a_second_run_is_skipped(tmp_path, monkeypatch, plain_plan):
+    demo = Demo(tmp_path, monkeypatch, WORK + "import os; print(os.getpid())")
+    lines: list[str] = []
+    demo.run(lines)
+    assert "rows 3" in lines[0]
+    executed = nbformat.read(tmp_path / "run/notebooks/02_filtering.ipynb", as_version=4)
+    assert int(executed.cells[-1].outputs[0].text) != os.getpid()
+    started = time.monotonic()
+    demo.run(lines)
+    assert "unchanged, skipped" in lines[1] and time.monotonic() - started < 2
+
+
+def test_a_failure_names_cell_and_cause_keeps_the_notebook_and_is_not_skipped(tmp_path, monkeypatch, plain_plan):
+    demo = Demo(tmp_path, monkeypatch, WORK + "raise ValueError('the cat is on the keyboard')")
+    for _ in range(2):
+        with pytest.raises(pipeline.StageFailed) as caught:
+            demo.run([])
+        text = str(caught.value)
+        assert "02_filtering failed in cell 4" in text and "ValueError: the cat is on the keyboard" in text
+        assert "run the same command again" in text and caught.value.user_error is False
+    failed = json.loads((tmp_path / "run/notebooks/02_filtering.ipynb").read_text())
+    assert failed["metadata"]["phoenix"]["failed"] is True
+    assert any(output["output_type"] == "error" for cell in failed["cells"] for output in cell.get("outputs", []))
+
+
+def test_a_users_mistake_inside_a_notebook_stays_one(tmp_path, monkeypatch, plain_plan):
+    demo = Demo(tmp_path, monkeypatch, "from phoenix_utils.errors import PhoenixError\nraise PhoenixError('mend it')")
+    with pytest.raises(pipeline.StageFailed, match=r"failed in cell 4 .*: mend it\n") as caught:
+        demo.run([])
+    assert caught.value.user_error is True
+
+
+def test_a_killed_kernel_is_explained(tmp_path, monkeypatch, plain_plan):
+    demo = Demo(tmp_path, monkeypatch, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(pipeline.StageFailed, match="memory ran out"):
+        demo.run([])
+
+
+def test_another_runs_directory_is_refused_before_a_kernel_starts(tmp_path, monkeypatch, plain_plan):
+    demo = Demo(tmp_path, monkeypatch, WORK)
+    demo.run([])
+    demo.settings = demo.settings.model_copy(update={"seed": 7})
+    with pytest.raises(PhoenixError, match=r"seed 42 \(now 7\).*--out.*--redo"):
+        demo.run([])
+    assert artifacts.read_json(tmp_path / "run/02_filtering/manifest.json")["settings"]["seed"] == 42
+
+
+def test_import_and_help_are_quick_to_start():
+    """Not a timing: only that a heavy library never gets on this path is asserted (see test_notebooks)."""
+    done = phoenix("--help")
+    assert done.returncode == 0 and "translation" in done.stdout

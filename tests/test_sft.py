@@ -1,0 +1,222 @@
+"""Supervised fine-tuning on a tiny model: the right tokens, whole runs, kills, packing, 4 bit, bad rows."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import tiny_models
+from phoenix_utils import artifacts, chat, models, training
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.sft import SftSettings, run, stage_inputs
+from phoenix_utils.sft.data import IGNORED, read_conversations, tokenize
+from phoenix_utils.sft.stage import SFTConfig, SFTTrainer
+
+LANGUAGES = ("en", "de")
+SHORT = {"max_length": 2048, "lora_r": 4, "lora_alpha": 8, "learning_rate": 5e-3}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return tiny_models.save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def settings(model_folder, tmp_path):
+    tiny_models.save_kept_rows(tmp_path / "run", tiny_models.rows("conversations", 20), tiny_models.rows("preferences", 8))
+    return SftSettings(run_dir=str(tmp_path / "run"), model=str(model_folder), **SHORT)
+
+
+def folder_of(settings):
+    return artifacts.stage_path(settings.run_dir, "sft")
+
+
+def losses(settings):
+    return [row["loss"] for row in training.read_log(folder_of(settings))]
+
+
+def adapter_weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_labels_are_the_ones_that_trl_would_make(settings, tmp_path):
+    """Our tokens and labels, against TRL's own preparation with assistant_only_loss."""
+    from datasets import Dataset
+
+    tokenizer = chat.apply_template(models.load_tokenizer(settings.model, LANGUAGES))
+    path = stage_inputs(settings)["chat"]
+    ours, too_long = tokenize(read_conversations(path), tokenizer, 4096, tmp_path / "tokens.arrow")
+    assert too_long == 0 and len(ours) == 20
+    rows = Dataset.from_list([{"messages": row["messages"]} for row in read_conversations(path)])
+    with training.quiet():
+        trainer = SFTTrainer(
+            model=models.load_model(settings.model, LANGUAGES), processing_class=tokenizer, train_dataset=rows,
+            args=SFTConfig(output_dir=str(tmp_path), assistant_only_loss=True, max_length=None, use_cpu=True,
+                           bf16=False, report_to="none", gradient_checkpointing=False),
+        )
+    for name in ("input_ids", "labels"):
+        assert [list(r) for r in ours[name]] == [list(r) for r in trainer.train_dataset[name]]
+    stops = [label for row in ours["labels"] for label in row if label == tokenizer.eos_token_id]
+    turns = sum(m["role"] == "assistant" for row in rows["messages"] for m in row)
+    assert len(stops) == turns
+
+
+def test_a_run_leaves_an_adapter_that_loads_and_learnt_something(settings):
+    metrics = run(settings.model_copy(update={"num_train_epochs": 4.0, "learning_rate": 2e-2}))
+    folder = folder_of(settings)
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter", "log.jsonl", "metrics.json", "manifest.json", "progress.json"
+    }
+    assert metrics == artifacts.read_json(folder / "metrics.json")
+    assert metrics["steps"] == training.plan_steps(20, 8, 4.0) == 12
+    assert metrics["loss_last"] < metrics["loss_first"] - 0.2
+    manifest = artifacts.read_json(folder / "manifest.json")
+    assert manifest["status"] == "complete" and manifest["counts"]["rows"] == 20
+    assert manifest["notes"]["dtype"] == "float32" and "CPU" in manifest["notes"]["dtype_reason"]
+    assert manifest["notes"]["batch"] == "8 rows a step: 2 at once x 4 accumulated x 1 devices"
+
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == settings.model
+    lineage = models.read_lineage(folder / "adapter")
+    assert lineage["base"] == settings.model and lineage["stage"] == "sft"
+    tokenizer = models.load_tokenizer(str(folder / "adapter"), LANGUAGES)
+    assert "generation" in tokenizer.chat_template
+    stop = json.loads((folder / "adapter" / "generation_config.json").read_text())
+    assert stop["eos_token_id"] == tokenizer.eos_token_id != stop["pad_token_id"]
+    model = models.load_adapter(models.load_model(settings.model, LANGUAGES), folder / "adapter", base=settings.model)
+    assert model.active_adapters == ["default"]
+
+
+def test_a_finished_run_is_skipped_and_other_settings_are_refused(settings):
+    first = run(settings.model_copy(update={"num_train_epochs": 0.1}))
+    before = (folder_of(settings) / "manifest.json").stat().st_mtime_ns
+    assert run(settings.model_copy(update={"num_train_epochs": 0.1})) == first
+    assert (folder_of(settings) / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(PhoenixError, match="learning_rate"):
+        run(settings.model_copy(update={"num_train_epochs": 0.1, "learning_rate": 1e-4}))
+
+
+SCRIPT = """
+import sys
+from phoenix_utils.{stage} import {name}, run
+run({name}.model_validate_json(sys.argv[1]))
+"""
+
+
+def kill_after(script, settings, checkpoint):
+    """Start a stage in a process of its own and kill it, with SIGKILL, as soon as `checkpoint` is whole."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, settings.model_dump_json()], env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not (checkpoint / training.MARKER).is_file():
+        assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path):
+    settings = settings.model_copy(
+        update={"num_train_epochs": 3.0, "save_steps": 1, "lora_dropout": 0.1, "global_batch": 4}
+    )
+    whole = settings.model_copy(update={"run_dir": str(tmp_path / "whole")})
+    for directory in ("whole", "run"):
+        tiny_models.save_kept_rows(tmp_path / directory, tiny_models.rows("conversations", 10), [])
+    run(whole)
+    # In the second epoch, after its first step.
+    kill_after(SCRIPT.format(stage="sft", name="SftSettings"), settings,
+               folder_of(settings) / "checkpoints" / "checkpoint-4")
+    metrics = run(settings)
+    assert 4 <= metrics["resumed_from_step"] < metrics["steps"] == 9
+    assert losses(settings) == pytest.approx(losses(whole), abs=1e-6)
+    log, log_whole = (training.read_log(folder_of(s)) for s in (settings, whole))
+    assert [row["num_tokens"] for row in log] == [row["num_tokens"] for row in log_whole]
+    weights, weights_whole = adapter_weights(folder_of(settings)), adapter_weights(folder_of(whole))
+    assert weights.keys() == weights_whole.keys()
+    assert all(torch.allclose(weights[name], weights_whole[name], atol=1e-6) for name in weights)
+
+
+def test_packed_conversations_do_not_see_each_other(settings, tmp_path):
+    """One sequence of four conversations has the loss of the four apart, weighted by tokens."""
+    rows = tiny_models.rows("conversations", 4)
+    results = {}
+    for packing in (False, True):
+        directory = tiny_models.save_kept_rows(tmp_path / f"packed-{packing}", rows, [])
+        chosen = settings.model_copy(update={
+            "run_dir": str(directory), "packing": packing, "global_batch": 1 if packing else 4, "num_train_epochs": 1.0,
+            "max_length": 4096, "lora_dropout": 0.0,
+        })
+        assert run(chosen)["steps"] == 1
+        results[packing] = losses(chosen)[0]
+    assert results[True] == pytest.approx(results[False], abs=1e-5)
+
+
+def test_four_bit_training_runs_saves_and_reloads(settings):
+    pytest.importorskip("bitsandbytes")
+    settings = settings.model_copy(update={"method": "qlora", "num_train_epochs": 1.0})
+    metrics = run(settings)
+    assert metrics["steps"] == 3
+    weights = adapter_weights(folder_of(settings))
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    base = models.load_model(settings.model, LANGUAGES, quantize=True)
+    model = models.load_adapter(base, folder_of(settings) / "adapter", base=settings.model)
+    tokenizer = models.load_tokenizer(str(folder_of(settings) / "adapter"), LANGUAGES)
+    prompt = tokenizer(chat.render(tokenizer, [{"role": "user", "content": "Hallo"}]), return_tensors="pt",
+                       add_special_tokens=False)
+    assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_full_fine_tuning_saves_a_whole_model(settings):
+    settings = settings.model_copy(update={"method": "full", "num_train_epochs": 1.0, "learning_rate": 1e-3})
+    metrics = run(settings)
+    saved = models.load_model(str(folder_of(settings) / "model"), LANGUAGES)
+    before = models.load_model(settings.model, LANGUAGES)
+    assert metrics["trainable_parameters"] == sum(p.numel() for p in saved.parameters())
+    assert not torch.equal(saved.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
+    assert not (folder_of(settings) / "adapter").exists()
+
+
+def test_long_conversations_are_left_out_whole_and_counted(settings, tmp_path):
+    tokenizer = chat.apply_template(models.load_tokenizer(settings.model, LANGUAGES))
+    rows = list(read_conversations(stage_inputs(settings)["chat"]))
+    lengths = [len(chat.loss_mask(tokenizer, row["messages"])[0]) for row in rows]
+    limit = sorted(lengths)[10]
+    dataset, too_long = tokenize(rows, tokenizer, limit, tmp_path / "tokens.arrow")
+    assert sorted(len(ids) for ids in dataset["input_ids"]) == [n for n in sorted(lengths) if n <= limit]
+    assert too_long == sum(n > limit for n in lengths)
+    assert all(labels[-1] == tokenizer.eos_token_id for labels in dataset["labels"])
+    assert all(labels[0] == IGNORED for labels in dataset["labels"])
+
+
+def test_a_limit_below_every_row_is_one_sentence(settings):
+    with pytest.raises(PhoenixError, match="none of the 20 conversations has at most 16 tokens; raise max_length"):
+        run(settings.model_copy(update={"max_length": 16}))
+
+
+def test_an_empty_answer_is_one_sentence_with_the_row(settings, tmp_path):
+    rows = tiny_models.rows("conversations", 3)
+    rows[1] = {**rows[1], "messages": [{"role": "user", "content": "Hallo"}, {"role": "assistant", "content": ""}]}
+    tiny_models.save_kept_rows(tmp_path / "run", rows, [])
+    with pytest.raises(PhoenixError, match=f"row '{rows[1]['prompt_id']}': a conversation has an empty assistant turn"):
+        run(settings)
+
+
+def test_no_rows_and_no_file_are_one_sentence_each(settings, tmp_path):
+    tiny_models.save_kept_rows(tmp_path / "run", [], [])
+    with pytest.raises(PhoenixError, match="no conversations to train on"):
+        run(settings)
+    with pytest.raises(PhoenixError, match="does not exist"):
+        run(settings.model_copy(update={"run_dir": str(tmp_path / "nowhere")}))
+
+
+def test_a_diverging_run_stops_with_advice(settings):
+    with pytest.raises(PhoenixError, match="lower learning_rate"):
+        run(settings.model_copy(update={"learning_rate": 1e38, "warmup_steps": 0.0}))

@@ -1,0 +1,177 @@
+"""The translation stage: resumable, each segment once, structure kept, and the real model at the end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from phoenix_utils import corpora
+from phoenix_utils.artifacts import read_json, read_rows
+from phoenix_utils.decoding import Completion
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.translation import SegmentStore, Translator, TranslationSettings, prompts, run, translate_texts
+
+CHAT = [
+    {"prompt_id": "one", "messages": [
+        {"role": "user", "content": "Say hello.\nTwice, please."},
+        {"role": "assistant", "content": "```\nhello\n```\n- hello\n- hello"},
+    ]},
+    {"prompt_id": "two", "messages": [
+        {"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."},
+    ]},
+]
+PAIRS = [{"prompt_id": "p", "prompt": "Say hello.", "chosen": "Hello.", "rejected": "No."}]
+
+
+class Upper:
+    """An engine that answers at once: the last source line of ALMA's prompt in capitals."""
+
+    def __init__(self, fail_after: int | None = None):
+        self.asked: list[str] = []
+        self.fail_after = fail_after
+
+    def generate(self, prompts, params, on_batch=None):
+        done = []
+        for place, prompt in enumerate(prompts):
+            if self.fail_after is not None and len(self.asked) == self.fail_after:
+                raise RuntimeError("the engine died")
+            source = prompt.rpartition("\nEnglish: ")[2].removesuffix("\nGerman:")
+            self.asked.append(source)
+            done.append(Completion(" " + source.upper(), "stop", -0.5))
+            on_batch([place], done[-1:])
+        return done
+
+
+@pytest.fixture
+def sources(tmp_path):
+    for name, rows in (("chat", CHAT), ("pairs", PAIRS)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {"chat": str(tmp_path / "chat.jsonl"), "preferences": str(tmp_path / "pairs.jsonl"),
+            "run_dir": str(tmp_path / "run")}
+
+
+def translate(sources, engine, **changes):
+    settings = TranslationSettings(**{**sources, **changes})
+    return run(settings, Translator(settings, engine))
+
+
+def test_rows_come_back_in_order_with_structure_and_audit(sources):
+    folder = translate(sources, Upper())
+    first, second = read_rows(folder / "chat.parquet")
+    assert [first["prompt_id"], second["prompt_id"]] == ["one", "two"]
+    assert [m["content"] for m in first["messages"]] == [
+        "SAY HELLO.\nTWICE, PLEASE.", "```\nhello\n```\n- HELLO\n- HELLO"
+    ]
+    assert first["messages_source"] == CHAT[0]["messages"]
+    assert {s["part"] for s in first["segments"]} == {"0", "1"}
+    assert first["segments"][0] == {"part": "0", "text": "Say hello.", "translation": "SAY HELLO.",
+                                    "finish_reason": "stop", "mean_logprob": -0.5}
+    (pair,) = read_rows(folder / "preferences.parquet")
+    assert pair["prompt"] == "SAY HELLO." and pair["rejected"][1]["content"] == "NO."
+    assert pair["chosen"][0] == {"role": "user", "content": "SAY HELLO."}
+    assert pair["prompt_source"] == "Say hello." and pair["chosen_source"][-1]["content"] == "Hello."
+
+
+def test_equal_segments_are_asked_for_once(sources):
+    engine = Upper()
+    translate(sources, engine)
+    assert sorted(engine.asked) == ["Hello.", "No.", "Say hello.", "Twice, please.", "hello"]
+
+
+def test_a_failing_engine_loses_nothing_and_the_next_run_asks_only_for_the_rest(sources):
+    dying, rest = Upper(fail_after=2), Upper()
+    with pytest.raises(RuntimeError):
+        translate(sources, dying)
+    folder = translate(sources, rest)
+    assert len(dying.asked) == 2 and len(rest.asked) == 3 and not set(dying.asked) & set(rest.asked)
+    assert read_json(folder / "manifest.json")["counts"]["segments"] == 5
+
+
+def test_a_finished_run_loads_no_model_and_other_settings_are_refused(sources):
+    folder = translate(sources, Upper())
+    settings = TranslationSettings(**sources, max_rows=48)
+    assert run(settings) == folder  # Translator without an engine: it would have to load the real one
+    with pytest.raises(PhoenixError, match=r"max_rows 48 \(now 1\)"):
+        translate(sources, Upper(), max_rows=1)
+
+
+def test_kill_nine_in_the_middle_keeps_every_finished_batch(sources, tmp_path):
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from test_translation import Upper, translate\n"
+        "class Slow(Upper):\n"
+        "    def generate(self, prompts, params, on_batch=None):\n"
+        "        def told(*batch):\n"
+        "            on_batch(*batch); print('batch', flush=True); time.sleep(0.2)\n"
+        "        return super().generate(prompts, params, told)\n"
+        f"translate({sources!r}, Slow())\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, os.path.dirname(__file__)], stdout=subprocess.PIPE)
+    for _ in range(3):
+        assert child.stdout.readline()
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    time.sleep(0.1)
+    rest = Upper()
+    killed = list(read_rows(translate(sources, rest) / "chat.parquet"))
+    assert len(rest.asked) == 2
+    undisturbed = list(read_rows(translate({**sources, "run_dir": str(tmp_path / "other")}, Upper()) / "chat.parquet"))
+    assert killed == undisturbed
+
+
+def test_an_empty_translation_keeps_the_source_and_the_audit_says_so(sources):
+    class Silent(Upper):
+        def generate(self, prompts, params, on_batch=None):
+            done = [Completion("", "stop", 0.0) for _ in prompts]
+            on_batch(list(range(len(done))), done)
+            return done
+
+    folder = translate(sources, Silent())
+    row = next(read_rows(folder / "chat.parquet"))
+    assert row["messages"][0]["content"] == "Say hello.\nTwice, please."
+    assert row["segments"][0]["translation"] == ""
+
+
+def test_a_damaged_store_is_one_sentence(tmp_path):
+    (tmp_path / "segments.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.raises(PhoenixError, match="segments.sqlite cannot be used"):
+        SegmentStore(tmp_path / "segments.sqlite")
+
+
+def test_lone_surrogates_and_control_characters_do_not_break_the_store(tmp_path):
+    with SegmentStore(tmp_path / "segments.sqlite") as store:
+        store.add(["a\x00b", "ok"])
+        store.put(["ok"], [Completion("gut", "stop", -1.0)])
+        assert store.get("ok").text == "gut" and store.pending() == ["a\x00b"]
+        with pytest.raises(KeyError):
+            store.get("a\x00b")
+
+
+def test_alma_is_asked_to_the_letter():
+    assert prompts.alma("Good night.", "en", "de") == (
+        "Translate this from English to German:\nEnglish: Good night.\nGerman:"
+    )
+    shots = prompts.few_shot("Good night.", "en", "de")
+    assert shots.endswith(prompts.alma("Good night.", "en", "de")) and shots.count("English: ") == 5
+    assert prompts.few_shot("Good night.", "en", "sw") == prompts.alma("Good night.", "en", "sw")
+    with pytest.raises(PhoenixError, match="'xx' is not a language code"):
+        prompts.language_name("xx")
+
+
+def test_few_shot_examples_are_in_no_measurement():
+    measured = {row["source_text"] for row in corpora.sentence_pairs("en", "de")}
+    assert not measured & {english for english, _ in prompts.EXAMPLES["de"]}
+
+
+def test_the_real_model_translates_prose_and_keeps_code(embedded_engine):
+    translator = Translator(TranslationSettings(), embedded_engine)
+    text = "The cat sleeps.\n```python\nprint('The cat')\n```\n\n- Open the window, please."
+    (german,) = translate_texts([text], translator=translator)
+    lines = german.split("\n")
+    assert lines[1:4] == ["```python", "print('The cat')", "```"] and lines[5].startswith("- ")
+    assert "Katze" in lines[0] and "Fenster" in lines[5]
+    assert translate_texts(["", "```\nx\n```", "🙂 42"], translator=translator) == ["", "```\nx\n```", "🙂 42"]
