@@ -7,9 +7,9 @@ The template is Zephyr's: a line that names the speaker, the text, the end-of-se
     <|assistant|>
     Ich heiße Phönix.</s>
 
-Only what the assistant writes carries loss, its end-of-sequence token included: a model that was never trained
-to end its turn never ends it. `{% generation %}` marks that part in the template itself, so every library that
-reads the saved tokenizer finds the same tokens.
+Only what the assistant writes carries loss, its end-of-sequence token included: a model that was never
+trained to end its turn never ends it. `{% generation %}` marks that part in the template itself, so every
+library that reads the saved tokenizer finds the same tokens.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 
-# The newline stands before a turn rather than after its end, so that nothing follows the last stop token and a
-# prompt is, token by token, the beginning of the conversation it grows into.
+# The newline stands before a turn rather than after its end, so that nothing follows the last stop token and
+# a prompt is, token by token, the beginning of the conversation it grows into.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] not in ['system', 'user', 'assistant'] -%}
@@ -45,10 +45,10 @@ CHAT_TEMPLATE = """\
 
 
 def template_for(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The chat template for this tokenizer, with a beginning-of-sequence token where it starts every text with one.
+    """The chat template for this tokenizer, with a beginning-of-sequence token if it starts texts with one.
 
-    The token is part of the template because chat text is tokenised without automatic special tokens; that way
-    it stands there exactly once.
+    The token is part of the template because chat text is tokenised without automatic special tokens; that
+    way it stands there exactly once.
     """
     return ("{{- bos_token -}}\n" if adds_bos(tokenizer) else "") + CHAT_TEMPLATE
 
@@ -56,16 +56,20 @@ def template_for(tokenizer: PreTrainedTokenizerBase) -> str:
 def apply_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Make the chat template part of `tokenizer`, which is returned.
 
-    Raises PhoenixError if the tokenizer has no end-of-sequence token, or pads with it: padding is masked out of
-    the loss, so the stop token would never be learned.
+    Raises PhoenixError if the tokenizer has no end-of-sequence token, or pads with it: padding is masked out
+    of the loss, so the stop token would never be learned.
     """
     name = tokenizer.name_or_path
     if tokenizer.eos_token is None:
-        raise PhoenixError(f"the tokenizer of {name} has no end-of-sequence token, so no answer could ever end; "
-                           "choose another model")
+        raise PhoenixError(
+            f"the tokenizer of {name} has no end-of-sequence token, so no answer could ever end; "
+            "choose another model"
+        )
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise PhoenixError(f"the tokenizer of {name} has no padding token of its own; load it with "
-                           "phoenix_utils.models.load_tokenizer, which finds one")
+        raise PhoenixError(
+            f"the tokenizer of {name} has no padding token of its own; load it with "
+            "phoenix_utils.models.load_tokenizer, which finds one"
+        )
     tokenizer.chat_template = template_for(tokenizer)
     return tokenizer
 
@@ -78,8 +82,8 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 def escape_special(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """`text` with a space inside everything that the tokenizer would read as one of its special tokens.
 
-    `<s>` is the beginning of a sequence to a Llama tokenizer and struck-through text to a web page. A message that
-    speaks of it must neither end a turn nor start one. Ordinary text comes back unchanged.
+    `<s>` is the beginning of a sequence to a Llama tokenizer and struck-through text to a web page. A message
+    that speaks of it must neither end a turn nor start one. Ordinary text comes back unchanged.
     """
     return _special_pattern(tokenizer).sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
 
@@ -90,7 +94,9 @@ _PATTERNS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, re.Pattern] = weak
 def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     if tokenizer not in _PATTERNS:
         named = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        specials = sorted((t for t in named | set(tokenizer.all_special_tokens) if len(t) > 1), key=len, reverse=True)
+        specials = sorted(
+            (t for t in named | set(tokenizer.all_special_tokens) if len(t) > 1), key=len, reverse=True
+        )
         _PATTERNS[tokenizer] = re.compile("|".join(map(re.escape, specials)) or "(?!)")
     return _PATTERNS[tokenizer]
 
@@ -106,7 +112,9 @@ def render(
     """The text that the model reads: `messages` in the template, ready for the assistant's turn if wanted."""
     _check(messages)
     return tokenizer.apply_chat_template(
-        escape_messages(tokenizer, messages), chat_template=_template(tokenizer), tokenize=False,
+        escape_messages(tokenizer, messages),
+        chat_template=_template(tokenizer),
+        tokenize=False,
         add_generation_prompt=add_generation_prompt,
     )
 
@@ -120,17 +128,22 @@ def loss_mask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
     answers = [m["content"] for m in messages if m["role"] == "assistant"]
     if not answers or not all(answer.strip() for answer in answers):
         what = "an empty assistant turn" if answers else "no assistant turn"
-        raise PhoenixError(f"a conversation has {what}, so there is nothing to learn from it: {_begin(messages)}")
+        raise PhoenixError(
+            f"a conversation has {what}, so there is nothing to learn from it: {_begin(messages)}"
+        )
     encoded = tokenizer.apply_chat_template(
-        escape_messages(tokenizer, messages), chat_template=_template(tokenizer), tokenize=True,
-        return_dict=True, return_assistant_tokens_mask=True,
+        escape_messages(tokenizer, messages),
+        chat_template=_template(tokenizer),
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
     )
     ids, mask = list(encoded["input_ids"]), [int(bit) for bit in encoded["assistant_masks"]]
     return ids, mask
 
 
 def set_stop_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make generation end at the token that ends a turn in the template, whatever the base model used to end at."""
+    """Make generation end at the template's end of a turn, whatever the base model used to end at."""
     config = model.generation_config
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if tokenizer.bos_token_id is not None:
@@ -147,7 +160,9 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 def _check(messages: Sequence[Message]) -> None:
     for message in messages:
         if message["role"] not in ("system", "user", "assistant"):
-            raise PhoenixError(f"a message has the role {message['role']!r}; the roles are system, user and assistant")
+            raise PhoenixError(
+                f"a message has the role {message['role']!r}; the roles are system, user and assistant"
+            )
     if not messages:
         raise PhoenixError("a conversation has no messages; drop the row")
 

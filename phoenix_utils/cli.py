@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from phoenix_utils import __version__
+from phoenix_utils.artifacts import stage_path
 from phoenix_utils.errors import PhoenixError
 
 app = typer.Typer(
@@ -124,8 +125,8 @@ def _add_stage_command(stage: str) -> None:
         plan = pipeline.make_plan(profile, overrides, out, only=stage, redo=redo)
         if plan.problems:
             raise PhoenixError(f"profile {plan.profile.name!r} cannot run here: it " + "; it ".join(plan.problems))
-        folder = pipeline.STAGES[stage].module.run(plan.settings(stage))
-        print(f"{stage}: {folder}")
+        pipeline.STAGES[stage].module.run(plan.settings(stage))
+        print(f"{stage}: {stage_path(str(plan.run_dir), stage)}")
 
     app.command(stage, help=f"Run the {stage} stage alone, without its notebook; same settings, same result.")(command)
 

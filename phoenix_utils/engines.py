@@ -36,7 +36,7 @@ class Engine(Protocol):
 
 def open_engine(
     kind: str, model: str, *, languages: tuple[str, str], quantize: bool = False,
-    batch_tokens: int = 8192, num_gpus: int = 1,
+    batch_tokens: int = 32768, num_gpus: int = 1,
 ) -> Engine:
     """Load `model` into the engine named `kind` ("transformers" or "vllm").
 
@@ -63,10 +63,14 @@ class TransformersEngine:
     (prompt plus as much again for the answer) that one batch may hold, `max_rows` the most rows.
     """
 
-    def __init__(self, model, tokenizer, batch_tokens: int = 8192, max_rows: int = 64):
+    def __init__(self, model, tokenizer, batch_tokens: int = 32768, max_rows: int = 96):
         self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.max_rows = batch_tokens, max_rows
         self.stop_ids = _stop_ids(model, tokenizer)
+        if getattr(model.config, "_attn_implementation", None) == "sdpa":
+            from phoenix_utils import kv_cache
+
+            model.set_attn_implementation(kv_cache.NAME)
 
     def chat_prompt(self, text: str) -> str:
         """`text` as a user's turn in the model's own chat template, open for the answer."""
@@ -81,12 +85,14 @@ class TransformersEngine:
 
         ids = self._encode(prompts)
         prefix = _common_prefix(ids)
+        # An answer is seldom more than twice as long as the part of the prompt that is its own.
+        sizes = [len(row) + min(params.max_new_tokens, 2 * (len(row) - len(prefix))) for row in ids]
         results: list[Completion | None] = [None] * len(prompts)
         generator = torch.Generator().manual_seed(params.seed)
         self.model.eval()
         with torch.inference_mode():
             cache = self._prefix_cache(prefix) if prefix else None
-            for batch in self._batches([len(row) * 2 for row in ids]):
+            for batch in self._batches(sizes):
                 rows = [ids[index] for index in batch]
                 finished = self._generate_batch(rows, prefix, cache, params, generator)
                 for index, completion in zip(batch, finished, strict=True):
@@ -148,9 +154,10 @@ class TransformersEngine:
 
     def _prefix_cache(self, prefix: list[int]):
         import torch
-        from transformers import DynamicCache
 
-        cache = DynamicCache(config=self.model.config)
+        from phoenix_utils import kv_cache
+
+        cache = kv_cache.new_cache()
         ids = torch.tensor([prefix], device=self.model.device)
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
@@ -160,7 +167,8 @@ class TransformersEngine:
         import copy
 
         import torch
-        from transformers import DynamicCache
+
+        from phoenix_utils import kv_cache
 
         longest = max(map(len, rows))
         window = getattr(self.model.config, "sliding_window", None)
@@ -170,7 +178,7 @@ class TransformersEngine:
             past.batch_repeat_interleave(len(rows))
             skip = len(prefix)
         else:
-            past, skip = DynamicCache(config=self.model.config), 0
+            past, skip = kv_cache.new_cache(), 0
         width = longest - skip
         pad = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([[pad] * (width - len(row) + skip) + row[skip:] for row in rows])

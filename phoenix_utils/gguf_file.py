@@ -51,8 +51,8 @@ class GgufFile:
         tensors = {}
         for _ in range(tensor_count):
             name = self._string()
-            shape = [self._scalar("Q") for _ in range(self._scalar("I"))][::-1]  # GGUF counts from the innermost
-            tensors[name] = (shape, self._scalar("I"), self._scalar("Q"))
+            shape = [self._scalar("Q") for _ in range(self._scalar("I"))]
+            tensors[name] = (shape[::-1], self._scalar("I"), self._scalar("Q"))
         alignment = self.facts.get("general.alignment", 32)
         start = -(-self._at // alignment) * alignment
         self.tensors = {name: (shape, kind, start + at) for name, (shape, kind, at) in tensors.items()}
@@ -88,7 +88,8 @@ class GgufFile:
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         row_bytes = shape[-1] // block * size
         count = int(np.prod(shape[:-1], dtype=int))
-        stored = np.frombuffer(self._content, np.uint8, count * row_bytes, start).reshape(*shape[:-1], row_bytes)
+        stored = np.frombuffer(self._content, np.uint8, count * row_bytes, start)
+        stored = stored.reshape(*shape[:-1], row_bytes)
         stored = stored if rows is None else stored[np.asarray(rows)]
         return np.ascontiguousarray(dequantize(stored, GGMLQuantizationType(kind)), dtype=np.float32)
 
@@ -140,12 +141,14 @@ def gemma_config(file: GgufFile, vocab_size: int) -> dict:
 
 
 def gemma_tokenizer(file: GgufFile) -> dict:
-    """The file's tokenizer as the content of a `tokenizer.json`; it puts `<bos>` before a text, as Gemma wants.
+    """The file's tokenizer as the content of a `tokenizer.json`; it puts `<bos>` before a text, as Gemma
+    wants.
 
-    The file has no merges: they follow from the order of the tokens. Runs of blanks are stored as blanks, where
-    the tokenizer looks for the visible blank that its normaliser makes of them.
+    The file has no merges: they follow from the order of the tokens. Runs of blanks are stored as blanks,
+    where the tokenizer looks for the visible blank that its normaliser makes of them.
     """
-    tokens = ["▁" * len(t) if " " in t and not t.strip() else t for t in file.facts["tokenizer.ggml.tokens"]]
+    stored = file.facts["tokenizer.ggml.tokens"]
+    tokens = ["▁" * len(token) if " " in token and not token.strip() else token for token in stored]
     vocab = {token: i for i, token in enumerate(tokens)}
     merges = [
         (token[:cut], token[cut:])
@@ -165,11 +168,15 @@ def gemma_tokenizer(file: GgufFile) -> dict:
         "added_tokens": [
             {"id": i, "content": tokens[i], **special, "special": kind == _CONTROL}
             for i, kind in enumerate(kinds.tolist())
-            if kind in (_CONTROL, _USER_DEFINED)
+            # respelled runs of blanks are reached by merges: text has blanks there, not their visible form
+            if kind == _CONTROL or kind == _USER_DEFINED and tokens[i] == stored[i]
         ],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         "pre_tokenizer": {
-            "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
         },
         "post_processor": {
             "type": "TemplateProcessing",

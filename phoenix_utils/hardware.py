@@ -24,8 +24,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = 0.5 + 0.127 / 8
 # TRL computes log-probabilities in tiles of at most so many tokens by so many vocabulary entries.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-# Numbers kept for the backward pass, for each token, layer and hidden unit. A GPT block needs 17 (Korthikanti et
-# al. 2022, without attention scores, which fused attention never stores); gated feed-forward layers, norms
+# Numbers kept for the backward pass, for each token, layer and hidden unit. A GPT block needs 17 (Korthikanti
+# et al. 2022, without attention scores, which fused attention never stores); gated feed-forward layers, norms
 # computed in float32 and the adapters' own inputs bring it to 50 on the embedded model, measured.
 ACTIVATION_VALUES = 50
 
@@ -63,7 +63,7 @@ class DtypeChoice:
 
 
 def describe() -> Hardware:
-    """This machine as it is visible to this process (CPU affinity, container limits, CUDA_VISIBLE_DEVICES)."""
+    """This machine as this process sees it (CPU affinity, container limits, CUDA_VISIBLE_DEVICES)."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -75,19 +75,25 @@ def describe() -> Hardware:
 def choose_dtype(hardware: Hardware) -> DtypeChoice:
     """The number type to load and train models in. Pure: the answer depends on the description alone.
 
-    Ampere and later have bfloat16, which has float32's range and needs no loss scaling. Older cards (the T4 of
-    Colab) emulate it slowly, so they get float16, with adapters kept in float32.
+    Ampere and later have bfloat16, which has float32's range and needs no loss scaling. Older cards (the T4
+    of Colab) emulate it slowly, so they get float16, with adapters kept in float32.
     """
     if not hardware.gpus:
         if hardware.mps:
-            return DtypeChoice("float32", "Apple GPU: half precision is slower to converge there than it saves")
-        return DtypeChoice("float32", "CPU: without native bfloat16 units, half precision is many times slower")
+            return DtypeChoice(
+                "float32", "Apple GPU: half precision is slower to converge there than it saves"
+            )
+        return DtypeChoice(
+            "float32", "CPU: without native bfloat16 units, half precision is many times slower"
+        )
     weakest = min(hardware.gpus, key=lambda gpu: gpu.capability)
     version = ".".join(map(str, weakest.capability))
     if weakest.capability >= (8, 0):
         return DtypeChoice("bfloat16", f"{weakest.name}: compute capability {version} has native bfloat16")
     if weakest.capability >= (7, 0) or weakest.capability == (6, 0):
-        return DtypeChoice("float16", f"{weakest.name}: compute capability {version} is below 8.0, no native bfloat16")
+        return DtypeChoice(
+            "float16", f"{weakest.name}: compute capability {version} is below 8.0, no native bfloat16"
+        )
     return DtypeChoice("float32", f"{weakest.name}: compute capability {version} has no fast half precision")
 
 
@@ -161,23 +167,29 @@ def memory_parts(
     return {name: value / 2**30 for name, value in parts.items()}
 
 
-def estimate_memory_gb(parameters_b: float, method: str, max_length: int, per_device_batch: int, **shape: Any) -> float:
+def estimate_memory_gb(
+    parameters_b: float, method: str, max_length: int, per_device_batch: int, **shape: Any
+) -> float:
     """The sum of `memory_parts` and the 0.8 GB that Python, torch and its kernels take."""
     return sum(memory_parts(parameters_b, method, max_length, per_device_batch, **shape).values()) + 0.8
 
 
 def estimate_stage_gb(stage: str, settings: Any, parameters_b: float, dtype: str | None = None) -> float:
-    """Estimated memory in GB of one stage on one device under its settings (any object with the stage's fields).
+    """Estimated memory in GB of one stage on one device; `settings` is any object with the stage's fields.
 
-    `dtype` is what the run will use; this machine's choice where it is not given. Training stages are estimated
-    by `memory_parts`; the others only read the model: its weights and a fifth for caches and activations.
+    `dtype` is what the run will use; this machine's choice where it is not given. Training stages are
+    estimated by `memory_parts`; the others only read the model: its weights and a fifth for caches and
+    activations.
     """
     dtype = dtype or choose_dtype(describe()).name
     if stage not in ("sft", "dpo"):
         size = NF4_BYTES if getattr(settings, "quantize", False) else BYTES[dtype]
         return parameters_b * 1e9 * size * 1.2 / 2**30 + 0.8
     return estimate_memory_gb(
-        parameters_b, settings.method, settings.max_length, settings.per_device_train_batch_size,
+        parameters_b,
+        settings.method,
+        settings.max_length,
+        settings.per_device_train_batch_size,
         dtype=dtype if settings.dtype == "auto" else settings.dtype,
         lora_r=getattr(settings, "lora_r", 16),
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -213,7 +225,9 @@ def _gpus() -> tuple[Gpu, ...]:
         if not cuda.is_available():
             return ()
         found = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
-        return tuple(Gpu(item.name, round(item.total_memory / 2**30, 1), (item.major, item.minor)) for item in found)
+        return tuple(
+            Gpu(item.name, round(item.total_memory / 2**30, 1), (item.major, item.minor)) for item in found
+        )
     if _torch_is_cpu_build() or not shutil.which("nvidia-smi"):
         return ()
     command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
@@ -225,7 +239,8 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def visible_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:
-    """Read nvidia-smi's lines "name, MiB, capability"; `visible` is CUDA_VISIBLE_DEVICES as a list of numbers."""
+    """Read nvidia-smi's lines "name, MiB, capability"; `visible` is CUDA_VISIBLE_DEVICES as a list of
+    numbers."""
     gpus = []
     for row in csv.reader(listing.strip().splitlines(), skipinitialspace=True):
         name, memory, capability = row

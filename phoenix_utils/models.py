@@ -1,13 +1,15 @@
 """Finding and loading models, tokenizers and adapters, by whatever name the settings give them.
 
-A model is a hub id (`owner/name`), a local folder, or `embedded:gemma-3-270m`. Importing this module is cheap;
-torch and transformers load with the first model.
+A model is a hub id (`owner/name`), a local folder, or `embedded:gemma-3-270m`. Importing this module is
+cheap; torch and transformers load with the first model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,15 +23,16 @@ if TYPE_CHECKING:
 
 LINEAGE = "lineage.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# What the weights of an adapter depend on; the vocabulary is not among it, since trimming leaves the layers alone.
+# What the weights of an adapter depend on; the vocabulary is not among it, since trimming leaves the layers
+# alone.
 _SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size")
 
 
 def check_reachable(model: str) -> None:
     """Check the name of a model without loading it and without the network.
 
-    Raises PhoenixError for what cannot be a model: no hub id, no folder with a model in it, an unknown embedded
-    one. Whether the hub has a model of that id is `hub.unreachable`'s question.
+    Raises PhoenixError for what cannot be a model: no hub id, no folder with a model in it, an unknown
+    embedded one. Whether the hub has a model of that id is `hub.unreachable`'s question.
     """
     if model.startswith("embedded:"):
         from phoenix_utils import embedded
@@ -41,7 +44,9 @@ def check_reachable(model: str) -> None:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
-            raise PhoenixError(f"the folder {model!r} holds no model (no config.json); give the folder that holds it")
+            raise PhoenixError(
+                f"the folder {model!r} holds no model (no config.json); give the folder that holds it"
+            )
         return
     if not _HUB_ID.fullmatch(model):
         raise PhoenixError(
@@ -87,7 +92,9 @@ def _padding_token(tokenizer: PreTrainedTokenizerBase, model: str) -> str:
     spare = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     spare = [token for token in spare if token not in in_use]
     if not spare:
-        raise PhoenixError(f"the tokenizer of {model} has no spare special token to pad with; choose another model")
+        raise PhoenixError(
+            f"the tokenizer of {model} has no spare special token to pad with; choose another model"
+        )
     named = [token for token in spare if "pad" in token.lower()]
     if tokenizer.unk_token in spare:
         named.append(tokenizer.unk_token)
@@ -104,9 +111,10 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model onto this machine's device, with PyTorch's fused attention.
 
-    `dtype` is "float32", "bfloat16" or "float16"; by default the one that `choose_dtype` gives for `hardware` (by
-    default this machine). `quantize` loads the linear layers in 4 bit (NF4 with double quantisation, Dettmers et
-    al. 2023) and computes in `dtype`. Raises PhoenixError where the model cannot be found or read.
+    `dtype` is "float32", "bfloat16" or "float16"; by default the one that `choose_dtype` gives for `hardware`
+    (by default this machine). `quantize` loads the linear layers in 4 bit (NF4 with double quantisation,
+    Dettmers et al. 2023) and computes in `dtype`. Raises PhoenixError where the model cannot be found or
+    read.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -122,12 +130,27 @@ def load_model(
         options["device_map"] = {"": PartialState().local_process_index}
     place = locate(model, languages)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(place, **options)
+        with without_bars():
+            loaded = AutoModelForCausalLM.from_pretrained(place, **options)
     except (OSError, ValueError) as error:
         raise _not_loadable(model, error) from error
     if hardware.device == "mps":
         loaded = loaded.to("mps")
     return loaded
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' bars for loading and saving weights out of notebooks and logs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _nf4(compute_dtype):
@@ -148,8 +171,8 @@ def _nf4(compute_dtype):
 def _not_loadable(model: str, error: Exception) -> PhoenixError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return PhoenixError(
-        f"{model} could not be loaded ({reason}); check the name, the network and, for a model that asks to accept "
-        "its licence, HF_TOKEN"
+        f"{model} could not be loaded ({reason}); check the name, the network and, for a model behind a "
+        "licence, HF_TOKEN"
     )
 
 
@@ -169,8 +192,8 @@ def load_adapter(
 ) -> PeftModel:
     """Put the adapter in `folder` on `model`, frozen unless `trainable`.
 
-    Raises PhoenixError where there is no adapter, or it was made for another base: by its recorded shape, by its
-    recorded name where `base` (the name in the settings) is given too, or because its weights do not fit.
+    Raises PhoenixError where there is no adapter, or it was made for another base: by its recorded shape, by
+    its recorded name where `base` (the name in the settings) is given too, or because its weights do not fit.
     """
     from peft import PeftModel
 
@@ -181,16 +204,20 @@ def load_adapter(
     shape = {name: getattr(model.config, name, None) for name in _SHAPE}
     made_for = lineage.get("base", "another model")
     if lineage.get("base_shape", shape) != shape or _other_name(base, lineage.get("base")):
-        raise PhoenixError(f"the adapter in {folder} was trained on {made_for}, not on {base or model.name_or_path}; "
-                           "use that model, or train the adapter again")
+        raise PhoenixError(
+            f"the adapter in {folder} was trained on {made_for}, not on {base or model.name_or_path}; "
+            "use that model, or train the adapter again"
+        )
     try:
         with warnings.catch_warnings():
-            # PEFT only warns when an adapter's layers are not found in the model, and leaves them at random values.
+            # PEFT only warns when an adapter's layers are not found in the model, and leaves them at random
+            # values.
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, UserWarning) as error:
-        raise PhoenixError(f"the adapter in {folder} does not fit {base or model.name_or_path}; it was trained on "
-                           f"{made_for}") from error
+        raise PhoenixError(
+            f"the adapter in {folder} does not fit {base or model.name_or_path}; it was trained on {made_for}"
+        ) from error
 
 
 def _other_name(base: str | None, recorded: str | None) -> bool:

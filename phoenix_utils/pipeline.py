@@ -267,6 +267,8 @@ def run_notebook(stage: str, settings: StageSettings, show_line: Callable[[str],
         papermill.execute_notebook(
             str(source), str(partial), parameters=parameters, progress_bar=False, kernel_name="python3",
             cwd=os.getcwd(), request_save_on_cell_execute=False,
+            # ipykernel warns of its local TCP port at every start, in the middle of our progress lines.
+            extra_arguments=["--log-level=ERROR"],
         )
     except papermill.PapermillExecutionError as error:
         failure = error

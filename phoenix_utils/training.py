@@ -1,8 +1,8 @@
-"""What SFT and DPO share: batches, adapters, checkpoints that are whole, a log, and trainers that keep quiet.
+"""What SFT and DPO share: adapters, checkpoints that are whole, a log, and trainers that keep quiet.
 
 Both stages train with TRL's own trainers. Around them stands: a *global* batch that never depends on the
-hardware, batches of rows of similar length, a progress line, one line of `log.jsonl` for each logged step, and
-checkpoints that count only once they have been written completely.
+hardware (`batches.py`), a progress line, one line of `log.jsonl` for each logged step, and checkpoints that
+count only once they have been written completely.
 """
 
 from __future__ import annotations
@@ -16,116 +16,20 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
 
 from phoenix_utils import artifacts, chat, models
+from phoenix_utils.batches import BatchPlan
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import DtypeChoice, Hardware, choose_dtype
 
 MARKER = "whole.json"
 LOG = "log.jsonl"
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """How one optimizer step's rows are spread: global_batch = per_device x accumulation x devices."""
-
-    per_device: int
-    accumulation: int
-    devices: int = 1
-
-    @property
-    def global_batch(self) -> int:
-        """Rows in one optimizer step."""
-        return self.per_device * self.accumulation * self.devices
-
-
-def plan_batches(global_batch: int, per_device: int, devices: int = 1) -> BatchPlan:
-    """Reach `global_batch` exactly, with at most `per_device` rows in a device's memory at once.
-
-    A batch that silently shrinks to what fits is a known way to ruin a model (alignment-handbook #188), so the
-    rest is made up by gradient accumulation. Raises PhoenixError where the batch cannot be dealt out evenly.
-    """
-    share, rest = divmod(global_batch, devices)
-    if rest or not share:
-        raise PhoenixError(f"global_batch {global_batch} cannot be dealt out to {devices} devices; "
-                           f"make it a multiple of {devices}")
-    fitting = next(size for size in range(min(per_device, share), 0, -1) if share % size == 0)
-    return BatchPlan(fitting, share // fitting, devices)
-
-
-def plan_steps(rows: int, global_batch: int, num_train_epochs: float) -> int:
-    """Optimizer steps of a run; the last batch of an epoch may be smaller than the others."""
-    return math.ceil(math.ceil(rows / global_batch) * num_train_epochs)
-
-
-def device_count(hardware: Hardware) -> int:
-    """Devices that this run trains on: the processes of `accelerate launch`, else one.
-
-    Raises PhoenixError where one process sees several GPUs, of which it would use one badly.
-    """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes == 1 and len(hardware.gpus) > 1:
-        raise PhoenixError(f"{len(hardware.gpus)} GPUs are visible to one process: choose one with "
-                           "CUDA_VISIBLE_DEVICES=0, or start one process for each with accelerate launch")
-    return processes
-
-
-class GlobalBatchSampler(Sampler[int]):
-    """Random global batches, the rows of each ordered by length.
-
-    Ordering inside an optimizer step changes nothing about what it learns from, but puts rows of similar length
-    into the same forward pass, which is then not spent on padding. The order depends on seed and epoch alone, so
-    a resumed run sees the same rows as one that was never interrupted.
-    """
-
-    def __init__(self, lengths: list[int], global_batch: int, seed: int):
-        self.lengths, self.global_batch, self.seed, self.epoch = lengths, global_batch, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1000 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        for start in range(0, len(order), self.global_batch):
-            batch = order[start:start + self.global_batch]
-            yield from sorted(batch, key=lambda row: -self.lengths[row])
-
-
-class GlobalBatches:
-    """Mixed into a TRL trainer, makes it take its rows in the order of `GlobalBatchSampler`."""
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> GlobalBatchSampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        args = self.args
-        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return GlobalBatchSampler(row_lengths(dataset), rows, args.seed)
-
-
-def row_lengths(dataset: Dataset) -> list[int]:
-    """Tokens in each row of a tokenised dataset, for a pair those of its longer side."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    table = dataset.with_format("arrow")[:]
-    length = {name: pc.list_value_length(table[name]).to_numpy() for name in table.column_names
-              if name in ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids")}
-    if "input_ids" in length:
-        return length["input_ids"].tolist()
-    return (length["prompt_ids"] + np.maximum(length["chosen_ids"], length["rejected_ids"])).tolist()
 
 
 def resolve_dtype(dtype: str, hardware: Hardware) -> DtypeChoice:
@@ -140,7 +44,8 @@ def resolve_dtype(dtype: str, hardware: Hardware) -> DtypeChoice:
 def weights_dtype(method: str, dtype: str) -> str:
     """In what the weights are loaded: full fine-tuning keeps float32 masters and computes in `dtype`.
 
-    At the learning rates of full fine-tuning, most updates are smaller than half precision can add to a weight.
+    At the learning rates of full fine-tuning, most updates are smaller than half precision can add to a
+    weight.
     """
     return "float32" if method == "full" else dtype
 
@@ -161,7 +66,11 @@ def lora_target_modules(model: torch.nn.Module) -> list[str]:
 def lora_config(model: torch.nn.Module, *, lora_r: int, lora_alpha: int, lora_dropout: float) -> LoraConfig:
     """LoRA on every linear layer (Hu et al. 2021)."""
     return LoraConfig(
-        r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, bias="none", task_type="CAUSAL_LM",
+        r=lora_r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
         target_modules=lora_target_modules(model),
     )
 
@@ -171,8 +80,16 @@ def trainer_arguments(
 ) -> dict[str, Any]:
     """The keywords that SFTConfig and DPOConfig have in common, from a stage's settings."""
     same = (
-        "learning_rate", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
-        "gradient_checkpointing", "save_steps", "logging_steps", "seed",
+        "learning_rate",
+        "num_train_epochs",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "max_grad_norm",
+        "gradient_checkpointing",
+        "save_steps",
+        "logging_steps",
+        "seed",
     )
     return {
         **{name: getattr(settings, name) for name in same},
@@ -194,8 +111,8 @@ def trainer_arguments(
 def keep_trainable_float32(model: torch.nn.Module, dtype: DtypeChoice) -> None:
     """Make trainable weights float32 unless the run computes in bfloat16; call it once the trainer is built.
 
-    TRL casts a quantised model's adapters to bfloat16, which a T4 lacks and which a CPU is slow at; and the loss
-    scaler of float16 training refuses gradients of half-precision weights.
+    TRL casts a quantised model's adapters to bfloat16, which a T4 lacks and which a CPU is slow at; and the
+    loss scaler of float16 training refuses gradients of half-precision weights.
     """
     if dtype.name == "bfloat16":
         return
@@ -215,7 +132,7 @@ class Reporter(TrainerCallback):
         self.loss = float("nan")
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Drop what was logged after the checkpoint that training goes on from, and start the progress line."""
+        """Drop log lines from after the checkpoint that training goes on from; start the progress line."""
         kept = [row for row in read_log(self.stage.folder) if row["step"] <= state.global_step]
         with artifacts.write_atomic(self.path) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -232,8 +149,8 @@ class Reporter(TrainerCallback):
         self.loss = logs["loss"]
         if not math.isfinite(self.loss):
             raise PhoenixError(
-                f"the loss became {self.loss} at step {state.global_step}: lower learning_rate (a tenth is a good "
-                "try) or raise warmup_steps, then run again with redo"
+                f"the loss became {self.loss} at step {state.global_step}: lower learning_rate, say to a "
+                "tenth, or raise warmup_steps, then run again with redo"
             )
         if "num_tokens" in logs:
             self.tokens = self.tokens_before + int(logs["num_tokens"])
@@ -266,7 +183,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def train(trainer: Any, stage: artifacts.StageRun) -> dict[str, Any]:
-    """Train to the end, from the last whole checkpoint if there is one; returns what metrics.json starts with."""
+    """Train to the end, from the last whole checkpoint if there is one; returns the run in numbers."""
     reporter = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Reporter))
     trainer.remove_callback(PrinterCallback)  # the Trainer's own way of saying what the progress line says
     checkpoint = last_whole_checkpoint(Path(trainer.args.output_dir))
@@ -275,7 +192,7 @@ def train(trainer: Any, stage: artifacts.StageRun) -> dict[str, Any]:
     seconds = time.monotonic() - started
     resumed = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     log = read_log(stage.folder)
-    tail = [row["loss"] for row in log[-max(1, len(log) // 10):]]
+    tail = [row["loss"] for row in log[-max(1, len(log) // 10) :]]
     metrics = {
         "steps": trainer.state.global_step,
         "resumed_from_step": resumed,
@@ -286,16 +203,18 @@ def train(trainer: Any, stage: artifacts.StageRun) -> dict[str, Any]:
         "tokens_per_second": round((reporter.tokens - reporter.tokens_before) / max(seconds, 1e-9), 1),
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     }
-    reporter.progress.close(f"{metrics['steps']:,} steps · loss {metrics['loss_first']:.3f} → "
-                            f"{metrics['loss_last']:.3f} · {metrics['tokens_per_second']:.0f} tokens/s")
+    reporter.progress.close(
+        f"{metrics['steps']:,} steps · loss {metrics['loss_first']:.3f} → "
+        f"{metrics['loss_last']:.3f} · {metrics['tokens_per_second']:.0f} tokens/s"
+    )
     return metrics
 
 
 def save_trained(trainer: Any, tokenizer: Any, stage: artifacts.StageRun, base: str, **lineage: Any) -> Path:
     """Save what was trained: one adapter as `adapter/`, or after full fine-tuning the model as `model/`.
 
-    Beside the weights go the tokenizer with its chat template, a generation config that ends at the template's
-    stop token, and `lineage.json`. The checkpoints have done their work then and are removed.
+    Beside the weights go the tokenizer with its chat template, a generation config that ends at the
+    template's stop token, and `lineage.json`. The checkpoints have done their work then and are removed.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     is_adapter = isinstance(model, PeftModel)
@@ -341,8 +260,27 @@ def read_curve(folder: Path, key: str = "loss") -> list[tuple[int, float]]:
 
 
 @contextlib.contextmanager
+def trained_positions_only() -> Iterator[None]:
+    """Let TRL's LM head look at the positions with loss only, as it does on GPUs, on every device.
+
+    Where there is no Triton, TRL 1.16 computes log-probabilities over the vocabulary for prompts and padding
+    as well and then drops them, since some accelerators want tensors whose shape never changes. On a CPU,
+    with a vocabulary as wide as half the model, that is a good part of a step. The results are the same
+    (tested).
+    """
+    import trl.trainer.utils as trl_utils
+
+    original = trl_utils._use_triton
+    trl_utils._use_triton = lambda device: True
+    try:
+        yield
+    finally:
+        trl_utils._use_triton = original
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars, notices and telemetry out of notebooks and logs; errors still show."""
+    """Keep the libraries' progress bars, notices and telemetry away; errors still show."""
     import datasets
     import transformers
     from huggingface_hub import constants
@@ -355,17 +293,15 @@ def quiet() -> Iterator[None]:
     accelerate_level = logging.getLogger("accelerate").level
     os.environ["TQDM_DISABLE"] = "1"
     datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with models.without_bars(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.getLogger("accelerate").setLevel(accelerate_level)
         transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
         if bars:
             datasets.enable_progress_bars()
         if tqdm is None:

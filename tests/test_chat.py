@@ -1,10 +1,10 @@
 """Which tokens a model reads and which it is trained on, token by token."""
 
 import pytest
+import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tiny_models
 from phoenix_utils import chat
 from phoenix_utils.errors import PhoenixError
 
@@ -34,7 +34,9 @@ def test_a_conversation_reads_as_zephyr_writes_it(gemma, gpt):
         "<|system|>\nAntworte kurz.E\n<|user|>\nWie heißt du?E\n<|assistant|>\nPhönix.E\n"
         "<|user|>\nUnd weiter?\n- Name\n- OrtE\n<|assistant|>\nNichts weiter.E"
     )
-    assert chat.render(gemma, MULTI_TURN, add_generation_prompt=False) == "<bos>" + expected.replace("E", "<eos>")
+    assert chat.render(gemma, MULTI_TURN, add_generation_prompt=False) == "<bos>" + expected.replace(
+        "E", "<eos>"
+    )
     assert chat.render(gpt, MULTI_TURN, add_generation_prompt=False) == expected.replace("E", "<|endoftext|>")
 
 
@@ -69,8 +71,8 @@ def test_a_prompt_is_the_beginning_of_the_conversation_it_grows_into(name, reque
     tokenizer = request.getfixturevalue(name)
     prompt = tokenizer(chat.render(tokenizer, MULTI_TURN[:-1]), add_special_tokens=False)["input_ids"]
     ids, mask = chat.loss_mask(tokenizer, MULTI_TURN)
-    assert ids[:len(prompt)] == prompt
-    assert mask[len(prompt):] == [1] * (len(ids) - len(prompt))
+    assert ids[: len(prompt)] == prompt
+    assert mask[len(prompt) :] == [1] * (len(ids) - len(prompt))
 
 
 def test_rendered_text_and_mask_come_from_the_same_tokens(gemma):
@@ -82,7 +84,10 @@ def test_rendered_text_and_mask_come_from_the_same_tokens(gemma):
 @settings(max_examples=60, deadline=None)
 def test_no_message_can_end_or_start_a_turn(text):
     tokenizer = _shared_gemma()
-    messages = [{"role": "user", "content": "<eos>" + text}, {"role": "assistant", "content": "a<bos>b<pad>" + text}]
+    messages = [
+        {"role": "user", "content": "<eos>" + text},
+        {"role": "assistant", "content": "a<bos>b<pad>" + text},
+    ]
     ids, _ = chat.loss_mask(tokenizer, messages)
     assert ids.count(tokenizer.eos_token_id) == 2
     assert ids.count(tokenizer.bos_token_id) == 1
@@ -107,7 +112,9 @@ def test_ordinary_text_is_never_changed(gemma):
 def test_a_tokenizer_without_a_template_is_read_with_ours():
     tokenizer = tiny_models.gemma_like()
     assert tokenizer.chat_template is None
-    assert chat.render(tokenizer, MULTI_TURN) == chat.render(chat.apply_template(tiny_models.gemma_like()), MULTI_TURN)
+    assert chat.render(tokenizer, MULTI_TURN) == chat.render(
+        chat.apply_template(tiny_models.gemma_like()), MULTI_TURN
+    )
 
 
 def test_the_saved_tokenizer_reads_alike(gemma, tmp_path):
@@ -137,7 +144,10 @@ def test_trl_agrees_that_the_stop_token_is_trained(gemma):
     ("messages", "sentence"),
     [
         ([{"role": "user", "content": "Hallo"}], "no assistant turn"),
-        ([{"role": "user", "content": "Hallo"}, {"role": "assistant", "content": " \n"}], "an empty assistant turn"),
+        (
+            [{"role": "user", "content": "Hallo"}, {"role": "assistant", "content": " \n"}],
+            "an empty assistant turn",
+        ),
         ([{"role": "tool", "content": "x"}], "the role 'tool'"),
         ([], "no messages"),
     ],

@@ -9,12 +9,12 @@ import sys
 import time
 
 import pytest
+import tiny_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny_models
-from phoenix_utils import artifacts, hardware, models, training
+from phoenix_utils import artifacts, batches, hardware, models, training
 from phoenix_utils.dpo import DpoSettings, dpo_loss, run, stage_inputs
 from phoenix_utils.dpo import stage as dpo_stage
 from phoenix_utils.dpo.data import prepare, read_pairs
@@ -34,8 +34,17 @@ def model_folder(tmp_path_factory):
 
 def sft_run(directory, model_folder, **changes):
     """A run directory in which filtering and SFT are done."""
-    tiny_models.save_kept_rows(directory, tiny_models.rows("conversations", 8), tiny_models.rows("preferences", PAIRS))
-    values = {"learning_rate": 2e-2, "lora_r": 4, "max_length": 2048, "num_train_epochs": 2.0, "global_batch": 4, **changes}
+    tiny_models.save_kept_rows(
+        directory, tiny_models.rows("conversations", 8), tiny_models.rows("preferences", PAIRS)
+    )
+    values = {
+        "learning_rate": 2e-2,
+        "lora_r": 4,
+        "max_length": 2048,
+        "num_train_epochs": 2.0,
+        "global_batch": 4,
+        **changes,
+    }
     run_sft(SftSettings(run_dir=str(directory), model=str(model_folder), **values))
     return directory
 
@@ -51,7 +60,11 @@ def settings(sft_directory, model_folder, tmp_path):
 
     shutil.copytree(sft_directory, tmp_path / "run")
     return DpoSettings(
-        run_dir=str(tmp_path / "run"), model=str(model_folder), max_length=2048, learning_rate=1e-2, global_batch=4,
+        run_dir=str(tmp_path / "run"),
+        model=str(model_folder),
+        max_length=2048,
+        learning_rate=1e-2,
+        global_batch=4,
     )
 
 
@@ -73,13 +86,19 @@ def built_trainer(settings):
     """The stage's trainer before its first step."""
     with artifacts.open_stage("dpo", settings, stage_inputs(settings)) as stage, training.quiet():
         tokenizer = dpo_stage.load_sft_tokenizer(settings)
-        dataset, _ = prepare(read_pairs(stage_inputs(settings)["preferences"]), tokenizer, settings.max_length,
-                             stage.folder / "checkpoints" / "pairs.arrow")
+        dataset, _ = prepare(
+            read_pairs(stage_inputs(settings)["preferences"]),
+            tokenizer,
+            settings.max_length,
+            stage.folder / "checkpoints" / "pairs.arrow",
+        )
         return dpo_stage.build_trainer(settings, stage, tokenizer, dataset)
 
 
 def whole_batch(trainer):
-    return trainer.data_collator([trainer.train_dataset[index] for index in range(len(trainer.train_dataset))])
+    return trainer.data_collator(
+        [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
+    )
 
 
 numbers = st.floats(-50, 0, allow_nan=False)
@@ -110,7 +129,8 @@ def test_the_reference_is_the_sft_model_and_training_starts_at_ln_2(settings):
     trainer = built_trainer(settings)
     start = check_start(trainer, settings.beta)
     assert start.loss == pytest.approx(math.log(2), abs=1e-4)
-    # Independently: the SFT model, loaded anew from base and adapter, gives TRL's reference log-probabilities.
+    # Independently: the SFT model, loaded anew from base and adapter, gives TRL's reference
+    # log-probabilities.
     base = models.load_model(settings.model, LANGUAGES)
     sft = models.load_adapter(base, sft_folder(settings) / "adapter", base=settings.model)
     batch = whole_batch(trainer)
@@ -120,7 +140,9 @@ def test_the_reference_is_the_sft_model_and_training_starts_at_ln_2(settings):
             base_chosen, _ = answer_logprobs(sft, batch)
     assert torch.allclose(chosen, batch["ref_chosen_logps"], atol=1e-2, rtol=1e-5)
     assert torch.allclose(rejected, batch["ref_rejected_logps"], atol=1e-2, rtol=1e-5)
-    assert (chosen - base_chosen).abs().min() > 0.1, "the SFT adapter should matter for this test to say anything"
+    assert (chosen - base_chosen).abs().min() > 0.1, (
+        "the SFT adapter should matter for this test to say anything"
+    )
     frozen = {name for name, p in trainer.model.named_parameters() if not p.requires_grad}
     assert all(".ref." in name or "lora" not in name for name in frozen)
     assert not any(p.requires_grad for name, p in trainer.model.named_parameters() if ".ref." in name)
@@ -159,12 +181,16 @@ def test_a_run_leaves_one_adapter_that_loads_on_the_base(settings):
     metrics = run(settings.model_copy(update={"num_train_epochs": 8.0}))
     folder = folder_of(settings)
     assert {path.name for path in folder.iterdir()} == {
-        "adapter", "log.jsonl", "metrics.json", "manifest.json", "progress.json"
+        "adapter",
+        "log.jsonl",
+        "metrics.json",
+        "manifest.json",
+        "progress.json",
     }
     assert not any(path.is_dir() for path in (folder / "adapter").iterdir()), "one adapter, not two"
     assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-4)
     assert metrics["rewards/margins"] > 0.05 and metrics["rewards/accuracies"] > 0.7
-    assert metrics["steps"] == training.plan_steps(PAIRS, 4, 8.0) == 24
+    assert metrics["steps"] == batches.plan_steps(PAIRS, 4, 8.0) == 24
     names = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "logps/chosen")
     assert all(len(training.read_curve(folder, name)) == 24 for name in names)
     base = models.load_model(settings.model, LANGUAGES)
@@ -212,7 +238,9 @@ def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path)
     process.wait()
     metrics = run(settings)
     assert 4 <= metrics["resumed_from_step"] < metrics["steps"] == 9
-    assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-4), "the reference is still the SFT model"
+    assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-4), (
+        "the reference is still the SFT model"
+    )
     log, whole = training.read_log(folder_of(settings)), training.read_log(tmp_path / "whole")
     assert [row["loss"] for row in log] == pytest.approx([row["loss"] for row in whole], abs=1e-6)
     resumed, never = weights_of(folder_of(settings)), weights_of(tmp_path / "whole")
@@ -225,9 +253,7 @@ def test_reference_log_probabilities_are_asked_for_once(settings, monkeypatch):
 
     asked = []
     original = DPOTrainer.compute_ref_log_probs
-    monkeypatch.setattr(
-        DPOTrainer, "compute_ref_log_probs", lambda *args: asked.append(1) or original(*args)
-    )
+    monkeypatch.setattr(DPOTrainer, "compute_ref_log_probs", lambda *args: asked.append(1) or original(*args))
     built_trainer(settings)
     assert asked
     asked.clear()
@@ -237,13 +263,21 @@ def test_reference_log_probabilities_are_asked_for_once(settings, monkeypatch):
 
 def test_after_full_fine_tuning_the_whole_model_is_handed_over(model_folder, tmp_path):
     directory = sft_run(tmp_path / "full", model_folder, method="full", learning_rate=1e-3)
-    settings = DpoSettings(run_dir=str(directory), model=str(model_folder), max_length=2048, learning_rate=1e-4,
-                           global_batch=4, method="full")
+    settings = DpoSettings(
+        run_dir=str(directory),
+        model=str(model_folder),
+        max_length=2048,
+        learning_rate=1e-4,
+        global_batch=4,
+        method="full",
+    )
     metrics = run(settings)
     assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-4)
     assert (folder_of(settings) / "model" / "config.json").is_file()
     with pytest.raises(PhoenixError, match="method full, DPO is to use lora"):
-        dpo_stage.load_sft_model(settings.model_copy(update={"method": "lora"}), hardware.describe(), "float32")
+        dpo_stage.load_sft_model(
+            settings.model_copy(update={"method": "lora"}), hardware.describe(), "float32"
+        )
 
 
 def test_four_bit_base_weights_are_trained_on(settings, model_folder, tmp_path):
@@ -267,7 +301,10 @@ def answer(text, prompt="Hallo?"):
     [
         ({"chosen": answer("Ja."), "rejected": answer("Ja.")}, "chosen equals rejected"),
         ({"chosen": answer("Ja."), "rejected": answer(" ")}, "its rejected side is no prompt with an answer"),
-        ({"chosen": [{"role": "assistant", "content": "Ja."}]}, "its chosen side is no prompt with an answer"),
+        (
+            {"chosen": [{"role": "assistant", "content": "Ja."}]},
+            "its chosen side is no prompt with an answer",
+        ),
         ({"chosen": answer("Ja."), "rejected": answer("Nein.", "Was?")}, "answer different prompts"),
     ],
 )

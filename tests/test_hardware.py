@@ -1,4 +1,5 @@
-"""The dtype for a dozen devices, memory estimates that grow with what they should, and sizes read from names."""
+"""The dtype for a dozen devices, memory estimates that grow with what they should, and sizes read from
+names."""
 
 import subprocess
 import sys
@@ -57,7 +58,9 @@ def test_this_machine_is_described():
 
 
 def test_describing_needs_no_torch():
-    code = "import sys; from phoenix_utils import hardware; hardware.describe(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from phoenix_utils import hardware; hardware.describe(); print('torch' in sys.modules)"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 
@@ -124,14 +127,19 @@ def test_more_of_anything_takes_more_memory(size, method, length, batch):
 
 @given(sizes, lengths, batches)
 def test_qlora_takes_less_than_lora_and_lora_less_than_full(size, length, batch):
-    full, lora, qlora = (estimate_memory_gb(size, method, length, batch) for method in ("full", "lora", "qlora"))
+    full, lora, qlora = (
+        estimate_memory_gb(size, method, length, batch) for method in ("full", "lora", "qlora")
+    )
     assert qlora < lora < full
 
 
 def test_known_cases_are_of_the_right_size():
-    # A published figure each: 7 B full fine-tuning states need 16 bytes a parameter; QLoRA of 7 B fits into 12 GB.
+    # A published figure each: 7 B full fine-tuning states need 16 bytes a parameter; QLoRA of 7 B fits into
+    # 12 GB.
     states = hardware.memory_parts(7.0, "full", 2048, 1)
-    assert sum(states[name] for name in ("weights", "gradients", "optimizer")) == pytest.approx(7 * 16 / 1.0737, rel=0.01)
+    assert sum(states[name] for name in ("weights", "gradients", "optimizer")) == pytest.approx(
+        7 * 16 / 1.0737, rel=0.01
+    )
     assert 5 < estimate_memory_gb(7.2, "qlora", 1024, 2, dtype="bfloat16", gradient_checkpointing=True) < 12
 
 

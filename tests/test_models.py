@@ -3,10 +3,10 @@
 import json
 
 import pytest
+import tiny_models
 import torch
 from peft import get_peft_model
 
-import tiny_models
 from phoenix_utils import models, training
 from phoenix_utils.errors import PhoenixError
 

@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
+import tiny_models
 import torch
 
-import tiny_models
-from phoenix_utils import artifacts, chat, models, training
+from phoenix_utils import artifacts, batches, chat, models, training
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.sft import SftSettings, run, stage_inputs
 from phoenix_utils.sft.data import IGNORED, read_conversations, tokenize
@@ -28,7 +28,9 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture
 def settings(model_folder, tmp_path):
-    tiny_models.save_kept_rows(tmp_path / "run", tiny_models.rows("conversations", 20), tiny_models.rows("preferences", 8))
+    tiny_models.save_kept_rows(
+        tmp_path / "run", tiny_models.rows("conversations", 20), tiny_models.rows("preferences", 8)
+    )
     return SftSettings(run_dir=str(tmp_path / "run"), model=str(model_folder), **SHORT)
 
 
@@ -57,9 +59,18 @@ def test_labels_are_the_ones_that_trl_would_make(settings, tmp_path):
     rows = Dataset.from_list([{"messages": row["messages"]} for row in read_conversations(path)])
     with training.quiet():
         trainer = SFTTrainer(
-            model=models.load_model(settings.model, LANGUAGES), processing_class=tokenizer, train_dataset=rows,
-            args=SFTConfig(output_dir=str(tmp_path), assistant_only_loss=True, max_length=None, use_cpu=True,
-                           bf16=False, report_to="none", gradient_checkpointing=False),
+            model=models.load_model(settings.model, LANGUAGES),
+            processing_class=tokenizer,
+            train_dataset=rows,
+            args=SFTConfig(
+                output_dir=str(tmp_path),
+                assistant_only_loss=True,
+                max_length=None,
+                use_cpu=True,
+                bf16=False,
+                report_to="none",
+                gradient_checkpointing=False,
+            ),
         )
     for name in ("input_ids", "labels"):
         assert [list(r) for r in ours[name]] == [list(r) for r in trainer.train_dataset[name]]
@@ -72,10 +83,14 @@ def test_a_run_leaves_an_adapter_that_loads_and_learnt_something(settings):
     metrics = run(settings.model_copy(update={"num_train_epochs": 4.0, "learning_rate": 2e-2}))
     folder = folder_of(settings)
     assert {path.name for path in folder.iterdir()} == {
-        "adapter", "log.jsonl", "metrics.json", "manifest.json", "progress.json"
+        "adapter",
+        "log.jsonl",
+        "metrics.json",
+        "manifest.json",
+        "progress.json",
     }
     assert metrics == artifacts.read_json(folder / "metrics.json")
-    assert metrics["steps"] == training.plan_steps(20, 8, 4.0) == 12
+    assert metrics["steps"] == batches.plan_steps(20, 8, 4.0) == 12
     assert metrics["loss_last"] < metrics["loss_first"] - 0.2
     manifest = artifacts.read_json(folder / "manifest.json")
     assert manifest["status"] == "complete" and manifest["counts"]["rows"] == 20
@@ -90,7 +105,9 @@ def test_a_run_leaves_an_adapter_that_loads_and_learnt_something(settings):
     assert "generation" in tokenizer.chat_template
     stop = json.loads((folder / "adapter" / "generation_config.json").read_text())
     assert stop["eos_token_id"] == tokenizer.eos_token_id != stop["pad_token_id"]
-    model = models.load_adapter(models.load_model(settings.model, LANGUAGES), folder / "adapter", base=settings.model)
+    model = models.load_adapter(
+        models.load_model(settings.model, LANGUAGES), folder / "adapter", base=settings.model
+    )
     assert model.active_adapters == ["default"]
 
 
@@ -132,8 +149,11 @@ def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path)
         tiny_models.save_kept_rows(tmp_path / directory, tiny_models.rows("conversations", 10), [])
     run(whole)
     # In the second epoch, after its first step.
-    kill_after(SCRIPT.format(stage="sft", name="SftSettings"), settings,
-               folder_of(settings) / "checkpoints" / "checkpoint-4")
+    kill_after(
+        SCRIPT.format(stage="sft", name="SftSettings"),
+        settings,
+        folder_of(settings) / "checkpoints" / "checkpoint-4",
+    )
     metrics = run(settings)
     assert 4 <= metrics["resumed_from_step"] < metrics["steps"] == 9
     assert losses(settings) == pytest.approx(losses(whole), abs=1e-6)
@@ -150,10 +170,16 @@ def test_packed_conversations_do_not_see_each_other(settings, tmp_path):
     results = {}
     for packing in (False, True):
         directory = tiny_models.save_kept_rows(tmp_path / f"packed-{packing}", rows, [])
-        chosen = settings.model_copy(update={
-            "run_dir": str(directory), "packing": packing, "global_batch": 1 if packing else 4, "num_train_epochs": 1.0,
-            "max_length": 4096, "lora_dropout": 0.0,
-        })
+        chosen = settings.model_copy(
+            update={
+                "run_dir": str(directory),
+                "packing": packing,
+                "global_batch": 1 if packing else 4,
+                "num_train_epochs": 1.0,
+                "max_length": 4096,
+                "lora_dropout": 0.0,
+            }
+        )
         assert run(chosen)["steps"] == 1
         results[packing] = losses(chosen)[0]
     assert results[True] == pytest.approx(results[False], abs=1e-5)
@@ -169,8 +195,11 @@ def test_four_bit_training_runs_saves_and_reloads(settings):
     base = models.load_model(settings.model, LANGUAGES, quantize=True)
     model = models.load_adapter(base, folder_of(settings) / "adapter", base=settings.model)
     tokenizer = models.load_tokenizer(str(folder_of(settings) / "adapter"), LANGUAGES)
-    prompt = tokenizer(chat.render(tokenizer, [{"role": "user", "content": "Hallo"}]), return_tensors="pt",
-                       add_special_tokens=False)
+    prompt = tokenizer(
+        chat.render(tokenizer, [{"role": "user", "content": "Hallo"}]),
+        return_tensors="pt",
+        add_special_tokens=False,
+    )
     assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
 
 
@@ -180,7 +209,9 @@ def test_full_fine_tuning_saves_a_whole_model(settings):
     saved = models.load_model(str(folder_of(settings) / "model"), LANGUAGES)
     before = models.load_model(settings.model, LANGUAGES)
     assert metrics["trainable_parameters"] == sum(p.numel() for p in saved.parameters())
-    assert not torch.equal(saved.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
+    assert not torch.equal(
+        saved.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight
+    )
     assert not (folder_of(settings) / "adapter").exists()
 
 
@@ -197,15 +228,22 @@ def test_long_conversations_are_left_out_whole_and_counted(settings, tmp_path):
 
 
 def test_a_limit_below_every_row_is_one_sentence(settings):
-    with pytest.raises(PhoenixError, match="none of the 20 conversations has at most 16 tokens; raise max_length"):
+    with pytest.raises(
+        PhoenixError, match="none of the 20 conversations has at most 16 tokens; raise max_length"
+    ):
         run(settings.model_copy(update={"max_length": 16}))
 
 
 def test_an_empty_answer_is_one_sentence_with_the_row(settings, tmp_path):
     rows = tiny_models.rows("conversations", 3)
-    rows[1] = {**rows[1], "messages": [{"role": "user", "content": "Hallo"}, {"role": "assistant", "content": ""}]}
+    rows[1] = {
+        **rows[1],
+        "messages": [{"role": "user", "content": "Hallo"}, {"role": "assistant", "content": ""}],
+    }
     tiny_models.save_kept_rows(tmp_path / "run", rows, [])
-    with pytest.raises(PhoenixError, match=f"row '{rows[1]['prompt_id']}': a conversation has an empty assistant turn"):
+    with pytest.raises(
+        PhoenixError, match=f"row '{rows[1]['prompt_id']}': a conversation has an empty assistant turn"
+    ):
         run(settings)
 
 
@@ -220,3 +258,69 @@ def test_no_rows_and_no_file_are_one_sentence_each(settings, tmp_path):
 def test_a_diverging_run_stops_with_advice(settings):
     with pytest.raises(PhoenixError, match="lower learning_rate"):
         run(settings.model_copy(update={"learning_rate": 1e38, "warmup_steps": 0.0}))
+
+
+def test_the_coloured_view_shows_every_token_and_escapes(settings):
+    from phoenix_utils.sft import tokens_html
+
+    tokenizer = chat.apply_template(models.load_tokenizer(settings.model, LANGUAGES))
+    messages = [
+        {"role": "user", "content": "<script>alert(1)</script>"},
+        {"role": "assistant", "content": "Größe & <b>"},
+    ]
+    ids, mask = chat.loss_mask(tokenizer, messages)
+    shown = tokens_html(tokenizer, messages)
+    assert shown.count("<span") == len(ids) + 2  # and two words of legend
+    assert "<script>" not in shown and "<b>" not in shown
+    assert f"trained: {sum(mask)} tokens" in shown
+    assert shown.count("#BFE3F5") + shown.count("#93CFEE") == sum(mask) + 1
+
+
+def test_answers_before_and_after_stand_side_by_side(settings):
+    from phoenix_utils.samples import sample_answers, samples_html
+
+    run(settings.model_copy(update={"num_train_epochs": 1.0}))
+    rows = sample_answers(settings, ["Hallo <i>du</i>?", "Und?"], ("base", "sft"), max_new_tokens=4)
+    assert [set(row) for row in rows] == [{"prompt", "base", "sft"}] * 2
+    shown = samples_html(rows)
+    assert "<i>" not in shown and "&lt;i&gt;" in shown
+    with pytest.raises(PhoenixError, match="run the dpo stage first"):
+        sample_answers(settings, ["Hallo"], ("dpo",))
+
+
+def test_the_embedded_model_takes_a_step(trimmed_model_dir, tmp_path):
+    """The real model: its own tokenizer's mask, two steps, and no machine's path in what is saved."""
+    rows = [
+        {
+            "prompt_id": str(number),
+            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+            "source": "test",
+            "license": "CC0-1.0",
+        }
+        for number, (question, answer) in enumerate(
+            [("Was ist das?", "Ein Ei."), ("Wer bist du?", "Ich bin Phönix.")]
+        )
+    ]
+    tiny_models.save_kept_rows(tmp_path / "run", rows, [])
+    settings = SftSettings(
+        run_dir=str(tmp_path / "run"),
+        global_batch=2,
+        num_train_epochs=2.0,
+        warmup_steps=0.0,
+        learning_rate=1e-3,
+    )
+    tokenizer = chat.apply_template(models.load_tokenizer(settings.model, LANGUAGES))
+    ids, mask = chat.loss_mask(tokenizer, rows[1]["messages"])
+    assert (
+        tokenizer.decode([token for token, bit in zip(ids, mask, strict=True) if bit])
+        == "Ich bin Phönix.<eos>"
+    )
+    metrics = run(settings)
+    assert metrics["steps"] == 2 and metrics["loss_last"] < metrics["loss_first"]
+    saved = folder_of(settings) / "adapter"
+    assert (
+        json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == settings.model
+    )
+    for path in folder_of(settings).rglob("*"):
+        if path.is_file():
+            assert str(trimmed_model_dir).encode() not in path.read_bytes(), path.name

@@ -1,18 +1,19 @@
-"""What SFT and DPO share: batch arithmetic, the order of rows, checkpoints, dtypes, and keywords that still exist."""
+"""What SFT and DPO share: batch arithmetic, the order of rows, checkpoints, dtypes, and keywords that still
+exist."""
 
 import dataclasses
 import inspect
 import math
 
 import pytest
+import tiny_models
 import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-import tiny_models
-from phoenix_utils import artifacts, training
+from phoenix_utils import artifacts, batches, training
 from phoenix_utils.dpo import DpoSettings
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import DtypeChoice, Gpu, Hardware
@@ -26,35 +27,35 @@ CPU = Hardware(2, 8.0)
 def test_the_global_batch_is_reached_exactly_or_refused(global_batch, per_device, devices):
     if global_batch % devices:
         with pytest.raises(PhoenixError, match=f"make it a multiple of {devices}"):
-            training.plan_batches(global_batch, per_device, devices)
+            batches.plan_batches(global_batch, per_device, devices)
         return
-    plan = training.plan_batches(global_batch, per_device, devices)
+    plan = batches.plan_batches(global_batch, per_device, devices)
     assert plan.per_device * plan.accumulation * plan.devices == global_batch == plan.global_batch
     assert 1 <= plan.per_device <= per_device
 
 
 def test_the_batches_and_steps_of_the_paper_come_out():
-    assert training.plan_batches(512, 8, devices=8) == training.BatchPlan(8, 8, 8)
-    assert training.plan_steps(116_736, 512, 1.0) == 228
-    assert training.plan_steps(60_224, 64, 1.0) == 941
+    assert batches.plan_batches(512, 8, devices=8) == batches.BatchPlan(8, 8, 8)
+    assert batches.plan_steps(116_736, 512, 1.0) == 228
+    assert batches.plan_steps(60_224, 64, 1.0) == 941
 
 
 def test_one_process_with_several_gpus_is_told_what_to_do(monkeypatch):
     two = Hardware(8, 64.0, (Gpu("A", 80.0, (8, 0)),) * 2)
     with pytest.raises(PhoenixError, match="CUDA_VISIBLE_DEVICES"):
-        training.device_count(two)
+        batches.device_count(two)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert training.device_count(two) == 2
+    assert batches.device_count(two) == 2
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=60), st.integers(1, 16), st.integers(0, 5))
 def test_every_row_comes_once_in_batches_ordered_by_length(lengths, global_batch, epoch):
-    sampler = training.GlobalBatchSampler(lengths, global_batch, seed=7)
+    sampler = batches.GlobalBatchSampler(lengths, global_batch, seed=7)
     sampler.set_epoch(epoch)
     order = list(sampler)
     assert sorted(order) == list(range(len(lengths))) and len(sampler) == len(lengths)
     for start in range(0, len(order), global_batch):
-        batch = [lengths[row] for row in order[start:start + global_batch]]
+        batch = [lengths[row] for row in order[start : start + global_batch]]
         assert batch == sorted(batch, reverse=True)
     assert order == list(sampler)
 
@@ -64,7 +65,7 @@ def test_the_order_depends_on_seed_and_epoch():
     orders = set()
     for seed in (1, 2):
         for epoch in (0, 1):
-            sampler = training.GlobalBatchSampler(lengths, 8, seed)
+            sampler = batches.GlobalBatchSampler(lengths, 8, seed)
             sampler.set_epoch(epoch)
             orders.add(tuple(sampler))
     assert len(orders) == 4
@@ -72,11 +73,11 @@ def test_the_order_depends_on_seed_and_epoch():
 
 def test_lengths_are_read_from_rows_and_from_pairs():
     rows = Dataset.from_dict({"input_ids": [[1, 2, 3], [4]], "labels": [[1, 2, 3], [4]]})
-    assert training.row_lengths(rows) == [3, 1]
+    assert batches.row_lengths(rows) == [3, 1]
     pairs = Dataset.from_dict(
         {"prompt_ids": [[1], [1, 2]], "chosen_ids": [[1, 2, 3], [4]], "rejected_ids": [[1], [4, 5]]}
     )
-    assert training.row_lengths(pairs) == [4, 4]
+    assert batches.row_lengths(pairs) == [4, 4]
 
 
 def test_float16_is_for_cuda_only():
@@ -95,7 +96,13 @@ def test_full_fine_tuning_keeps_float32_masters():
 def test_lora_goes_on_every_linear_layer_but_the_head():
     model = tiny_models.tiny_llama(300)
     assert training.lora_target_modules(model) == [
-        "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
     ]
     assert isinstance(model.get_output_embeddings(), torch.nn.Linear)
 
@@ -126,7 +133,9 @@ def test_only_whole_checkpoints_count_and_cut_off_ones_go(tmp_path):
 
 
 def test_the_log_forgives_a_line_that_was_cut_off(tmp_path):
-    (tmp_path / training.LOG).write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "rewards/margins": 0.5}\n{"step": 3, "lo')
+    (tmp_path / training.LOG).write_text(
+        '{"step": 1, "loss": 2.0}\n{"step": 2, "rewards/margins": 0.5}\n{"step": 3, "lo'
+    )
     assert [row["step"] for row in training.read_log(tmp_path)] == [1, 2]
     assert training.read_curve(tmp_path) == [(1, 2.0)]
     assert training.read_curve(tmp_path, "rewards/margins") == [(2, 0.5)]
@@ -149,12 +158,40 @@ def test_trl_sends_no_telemetry(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
-    monkeypatch.setattr(_telemetry, "_start_telemetry_thread", lambda: pytest.fail("telemetry was about to be sent"))
+    monkeypatch.setattr(
+        _telemetry, "_start_telemetry_thread", lambda: pytest.fail("telemetry was about to be sent")
+    )
     with training.quiet():
         _telemetry.send_telemetry("trl/SFTTrainer")
 
 
-# TRL and transformers rename keywords (a known way for tutorials to rot): each that is passed must still exist.
+def test_looking_at_trained_positions_only_changes_no_result():
+    from trl.trainer import utils as trl_utils
+
+    results = {}
+    for compact in (False, True):
+        model = tiny_models.tiny_llama(300)
+        trl_utils.add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+        ids = torch.arange(24).reshape(2, 12) + 7
+        labels = ids.masked_fill(torch.arange(12) < 5, -100)
+        labels[1, 9:] = -100
+        with training.trained_positions_only() if compact else training.quiet():
+            out = model(input_ids=ids, labels=labels, fused_lm_head=True)
+            (-out.log_probs.sum()).backward()
+        results[compact] = (
+            out.log_probs,
+            out.entropy,
+            out.is_top1.int(),
+            model.get_input_embeddings().weight.grad,
+        )
+    for plain, compacted in zip(results[False], results[True], strict=True):
+        assert torch.allclose(plain, compacted, atol=1e-5)
+    assert trl_utils._use_triton(torch.device("cpu")) is False
+
+
+# TRL and transformers rename keywords (a known way for tutorials to rot): each that is passed must still
+# exist.
+
 
 def _keywords(settings, module, tmp_path):
     class Notes:
@@ -172,7 +209,10 @@ def test_every_keyword_of_the_trainers_exists(tmp_path):
     import phoenix_utils.dpo.stage as dpo_stage
     import phoenix_utils.sft.stage as sft_stage
 
-    for config, module, settings in ((SFTConfig, sft_stage, SftSettings()), (DPOConfig, dpo_stage, DpoSettings())):
+    for config, module, settings in (
+        (SFTConfig, sft_stage, SftSettings()),
+        (DPOConfig, dpo_stage, DpoSettings()),
+    ):
         passed = _keywords(settings, module, tmp_path)
         fields = {field.name: field for field in dataclasses.fields(config)}
         assert set(passed) <= set(fields), set(passed) - set(fields)
@@ -208,5 +248,5 @@ def test_the_defaults_that_we_rely_on_still_hold():
 
 
 def test_steps_are_rounded_as_the_trainer_rounds_them():
-    assert training.plan_steps(20, 8, 2.0) == 6
-    assert training.plan_steps(20, 8, 0.5) == math.ceil(1.5)
+    assert batches.plan_steps(20, 8, 2.0) == 6
+    assert batches.plan_steps(20, 8, 0.5) == math.ceil(1.5)

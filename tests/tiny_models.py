@@ -1,8 +1,8 @@
 """Random models and tokenizers small enough to train in a second, and run directories for them.
 
-The tokenizers are real BPE ones, trained on the project's own conversations: one in the manner of Gemma (starts every
-text with a beginning-of-sequence token, pads with a token of its own), one in the manner of GPT-2 (no such start, and
-nothing to pad with but its end).
+The tokenizers are real BPE ones, trained on the project's own conversations: one in the manner of Gemma
+(starts every text with a beginning-of-sequence token, pads with a token of its own), one in the manner of
+GPT-2 (no such start, and nothing to pad with but its end).
 """
 
 import json
@@ -30,7 +30,12 @@ def _bpe(specials: list[str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=700, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    texts = (m["content"] for name in ("conversations", "conversations.de") for r in rows(name, 64) for m in r["messages"])
+    texts = (
+        m["content"]
+        for name in ("conversations", "conversations.de")
+        for r in rows(name, 64)
+        for m in r["messages"]
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -59,9 +64,17 @@ def tiny_llama(vocab_size: int, hidden_size: int = 32) -> LlamaForCausalLM:
     """A Llama of two layers with random weights, the same at every call."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=2 * hidden_size, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=2, eos_token_id=1,
-        pad_token_id=0, tie_word_embeddings=True,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        tie_word_embeddings=True,
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():

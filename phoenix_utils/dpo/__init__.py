@@ -13,6 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data": ["read_pairs"],
         "loss": ["dpo_loss"],
         "stage": ["run"],
-        "views": ["draw_accuracy", "draw_loss_shape", "draw_rewards", "sample_answers", "samples_html"],
+        "views": ["draw_accuracy", "draw_loss_shape", "draw_rewards", "health_html", "pair_html"],
     },
 )

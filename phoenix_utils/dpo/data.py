@@ -22,23 +22,30 @@ PAIRS = pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _M
 def read_pairs(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of `preferences.parquet` as `prompt_id` and three lists of messages: prompt, chosen, rejected.
 
-    In the file both sides repeat the prompt; here the prompt is what stands before the answer, and each side is
-    the answer alone. Raises PhoenixError, with the row's id, for a pair that says nothing about a preference.
+    In the file both sides repeat the prompt; here the prompt is what stands before the answer, and each side
+    is the answer alone. Raises PhoenixError, with the row's id, for a pair that says nothing about a
+    preference.
     """
     for row in artifacts.read_rows(path):
         chosen, rejected = (
-            [{"role": m["role"], "content": m["content"]} for m in row[side]] for side in ("chosen", "rejected")
+            [{"role": m["role"], "content": m["content"]} for m in row[side]]
+            for side in ("chosen", "rejected")
         )
         _check(row["prompt_id"], chosen, rejected)
         yield {
-            "prompt_id": row["prompt_id"], "prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]
+            "prompt_id": row["prompt_id"],
+            "prompt": chosen[:-1],
+            "chosen": chosen[-1:],
+            "rejected": rejected[-1:],
         }
 
 
 def _check(prompt_id: str, chosen: list[dict], rejected: list[dict]) -> None:
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if len(side) < 2 or side[-1]["role"] != "assistant" or not side[-1]["content"].strip():
-            raise PhoenixError(f"row {prompt_id!r}: its {name} side is no prompt with an answer after it; drop the row")
+            raise PhoenixError(
+                f"row {prompt_id!r}: its {name} side is no prompt with an answer after it; drop the row"
+            )
     if chosen[-1]["content"] == rejected[-1]["content"]:
         raise PhoenixError(f"row {prompt_id!r}: chosen equals rejected, which prefers nothing; drop the row")
     if chosen[:-1] != rejected[:-1]:
@@ -50,30 +57,35 @@ def prepare(
 ) -> tuple[Dataset, int]:
     """Write the pairs that fit into a memory-mapped Arrow `file`, longest first.
 
-    Returns the dataset and how many pairs were too long: a cut answer has another log-probability than the whole
-    one, so the comparison would be of two beginnings. Similar lengths beside each other spare the reference's
-    pass over the data its padding. A file that exists is used again: TRL keeps reference log-probabilities beside
-    it, which are found after a resume only if the file has not changed.
+    Returns the dataset and how many pairs were too long: a cut answer has another log-probability than the
+    whole one, so the comparison would be of two beginnings. Similar lengths beside each other spare the
+    reference's pass over the data its padding. A file that exists is used again: TRL keeps reference
+    log-probabilities beside it, which are found after a resume only if the file has not changed.
     """
     count_file = file.with_suffix(".json")
     if file.is_file() and count_file.is_file():
         return Dataset.from_file(str(file)), artifacts.read_json(count_file)["too_long"]
     kept, too_long = [], 0
     for pair in pairs:
-        sides = [len(chat.loss_mask(tokenizer, pair["prompt"] + pair[side])[0]) for side in ("chosen", "rejected")]
+        sides = [
+            len(chat.loss_mask(tokenizer, pair["prompt"] + pair[side])[0]) for side in ("chosen", "rejected")
+        ]
         if max(sides) > max_length:
             too_long += 1
             continue
         messages = {name: chat.escape_messages(tokenizer, pair[name]) for name in PAIRS.names}
         kept.append((max(sides), messages))
     if not kept:
-        raise PhoenixError(f"none of the {too_long} pairs has at most {max_length} tokens; raise max_length"
-                           if too_long else "there are no preference pairs to train on; look at the filtering stage")
+        raise PhoenixError(
+            f"none of the {too_long} pairs has at most {max_length} tokens; raise max_length"
+            if too_long
+            else "there are no preference pairs to train on; look at the filtering stage"
+        )
     kept.sort(key=lambda item: -item[0])
     with artifacts.write_atomic(file) as partial, pa.OSFile(str(partial), "wb") as sink:
         with pa.ipc.new_stream(sink, PAIRS) as writer:
             for start in range(0, len(kept), 1000):
-                rows = [messages for _, messages in kept[start:start + 1000]]
+                rows = [messages for _, messages in kept[start : start + 1000]]
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, PAIRS))
     artifacts.write_json(count_file, {"too_long": too_long})
     return Dataset.from_file(str(file)), too_long

@@ -1,8 +1,9 @@
 """From the SFT stage to DPO: what is loaded, and the proof that training starts at the SFT model.
 
-The base is loaded with the SFT adapter on it, trainable. TRL, given a PeftModel and no new LoRA configuration,
-copies that adapter to a second, frozen one named "ref" and asks it for the reference log-probabilities. So there
-is one model in memory, the reference is the SFT model, and the one adapter that is saved loads on the base.
+The base is loaded with the SFT adapter on it, trainable. TRL, given a PeftModel and no new LoRA
+configuration, copies that adapter to a second, frozen one named "ref" and asks it for the reference
+log-probabilities. So there is one model in memory, the reference is the SFT model, and the one adapter that
+is saved loads on the base.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from phoenix_utils.errors import PhoenixError
 
 @dataclass(frozen=True)
 class StartCheck:
-    """Where DPO begins: the loss on a few pairs, and how far policy and reference are apart (nats, at most)."""
+    """Where DPO begins: the loss on a few pairs, and by how many nats policy and reference differ at most."""
 
     loss: float
     difference: float
@@ -31,15 +32,17 @@ class StartCheck:
 def load_sft_model(settings: DpoSettings, machine: hardware.Hardware, dtype: str) -> Any:
     """The SFT model, trainable: base and adapter, or after full fine-tuning the whole model.
 
-    Raises PhoenixError where `settings.method` is not how the SFT stage was trained, or the adapter belongs to
-    another base.
+    Raises PhoenixError where `settings.method` is not how the SFT stage was trained, or the adapter belongs
+    to another base.
     """
     folder = artifacts.stage_path(settings.run_dir, "sft")
     languages = (settings.source_language, settings.language)
     whole = (folder / "model").is_dir()
     if whole != (settings.method == "full"):
         was, now = ("full", settings.method) if whole else ("lora or qlora", "full")
-        raise PhoenixError(f"the SFT stage was trained with method {was}, DPO is to use {now}; use the same for both")
+        raise PhoenixError(
+            f"the SFT stage was trained with method {was}, DPO is to use {now}; use the same for both"
+        )
     options = {"hardware": machine, "dtype": training.weights_dtype(settings.method, dtype)}
     if whole:
         return models.load_model(str(folder / "model"), languages, **options)
@@ -48,10 +51,10 @@ def load_sft_model(settings: DpoSettings, machine: hardware.Hardware, dtype: str
 
 
 def check_start(trainer: Any, beta: float, pairs: int = 2) -> StartCheck:
-    """Compare policy and reference before the first step, on the last and shortest `pairs` of the training data.
+    """Compare policy and reference before the first step, on the shortest `pairs` of the training data.
 
-    Both are the SFT model then: every log-probability agrees and the loss is ln 2 = 0.693. Raises RuntimeError
-    otherwise, since whatever would be trained from there is not what the settings say.
+    Both are the SFT model then: every log-probability agrees and the loss is ln 2 = 0.693. Raises
+    RuntimeError otherwise, since whatever would be trained from there is not what the settings say.
     """
     rows = trainer.train_dataset
     batch = trainer.data_collator([rows[index] for index in range(max(0, len(rows) - pairs), len(rows))])
@@ -68,22 +71,30 @@ def check_start(trainer: Any, beta: float, pairs: int = 2) -> StartCheck:
     loss = dpo_loss(*policy, *reference, beta=beta).loss.item()
     difference = max((p - r).abs().max().item() for p, r in zip(policy, reference, strict=True))
     # Half precision rounds differently in batches of different shape.
-    tolerance = 1e-3 if trainer.model.dtype == torch.float32 and not (trainer.args.bf16 or trainer.args.fp16) else 0.05
+    tolerance = (
+        1e-3
+        if trainer.model.dtype == torch.float32 and not (trainer.args.bf16 or trainer.args.fp16)
+        else 0.05
+    )
     if abs(loss - math.log(2)) > tolerance:
         raise RuntimeError(
-            f"DPO would not start at the SFT model: the loss of {len(policy[0])} pairs is {loss:.4f} and not ln 2, "
+            f"DPO would not start at the SFT model: on {len(policy[0])} pairs the loss is {loss:.4f}, not ln 2; "
             f"log-probabilities differ by up to {difference:.4f}"
         )
     return StartCheck(loss, difference, len(policy[0]))
 
 
-def answer_logprobs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logprobs(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability (nats) of each chosen and each rejected answer, both of shape (pairs,).
 
-    `batch` is TRL's: the chosen answers' rows first, then the rejected ones', in `input_ids`, `attention_mask` and
-    `completion_mask`, all of shape (2 x pairs, tokens).
+    `batch` is TRL's: the chosen answers' rows first, then the rejected ones', in `input_ids`,
+    `attention_mask` and `completion_mask`, all of shape (2 x pairs, tokens).
     """
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    logits = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).logits
     scores = logits[:, :-1].float().log_softmax(-1)
     tokens = scores.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
     sums = (tokens * batch["completion_mask"][:, 1:]).sum(1)

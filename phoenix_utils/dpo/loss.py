@@ -1,4 +1,4 @@
-"""The loss of direct preference optimisation as one pure function (Rafailov et al. 2023, arXiv 2305.18290)."""
+"""The loss of direct preference optimisation as one pure function (Rafailov et al., arXiv 2305.18290)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def dpo_loss(
 ) -> DpoTerms:
     """Equation 7 of the paper, averaged over the pairs.
 
-    Each argument has the shape (pairs,): the log-probability (nats) of a whole answer, its prompt given, under the
-    model in training (policy) or the frozen model it started from (reference).
+    Each argument has the shape (pairs,): the log-probability (nats) of a whole answer, its prompt given,
+    under the model in training (policy) or the frozen model it started from (reference).
     """
     # The implicit reward of section 4, up to a term of the prompt alone that cancels in the margin.
     chosen_rewards = beta * (policy_chosen - reference_chosen)

@@ -27,7 +27,9 @@ class DpoSettings(StageSettings):
     method: Literal["lora", "qlora", "full"] = Field(
         "lora", description="as in the SFT stage; qlora trains the adapter on 4-bit base weights"
     )
-    beta: float = Field(0.1, gt=0, description="how strongly the model is held to the SFT model; higher holds more")
+    beta: float = Field(
+        0.1, gt=0, description="how strongly the model is held to the SFT model; higher holds more"
+    )
     loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "sigmoid_norm"] = Field(
         "sigmoid", description="sigmoid is the DPO paper's loss, the others are variants of it in TRL"
     )
@@ -39,7 +41,9 @@ class DpoSettings(StageSettings):
     )
     global_batch: int = Field(8, ge=1, description="pairs in one optimizer step, on all devices together")
     per_device_train_batch_size: int = Field(
-        2, ge=1, description="most pairs in one device's memory at once; accumulation makes up the global batch"
+        2,
+        ge=1,
+        description="most pairs in one device's memory at once; accumulation makes up the global batch",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="times that every pair is seen")
     learning_rate: float = Field(5e-5, gt=0, description="highest learning rate; much lower than that of SFT")
@@ -82,6 +86,8 @@ def sft_fingerprint(run_dir: str) -> str:
     if manifest.get("status") != "complete":
         raise PhoenixError(f"the SFT stage in {folder} is not finished: run it first")
     weights = {
-        name: product["sha256"] for name, product in manifest["outputs"].items() if name.endswith(".safetensors")
+        name: product["sha256"]
+        for name, product in manifest["outputs"].items()
+        if name.endswith(".safetensors")
     }
     return artifacts.fingerprint(weights)

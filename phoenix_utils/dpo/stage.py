@@ -13,51 +13,68 @@ from typing import Any
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from trl import DPOConfig, DPOTrainer
 
-from phoenix_utils import artifacts, chat, hardware, models, training
+from phoenix_utils import artifacts, batches, chat, hardware, models, training
 from phoenix_utils.dpo.data import prepare, read_pairs
 from phoenix_utils.dpo.handover import StartCheck, check_start, load_sft_model
 from phoenix_utils.dpo.settings import DpoSettings, stage_inputs
 
 
-class Trainer(training.GlobalBatches, DPOTrainer):
+class Trainer(batches.GlobalBatches, DPOTrainer):
     """TRL's DPO trainer with batches of pairs of similar length, which resumes the adapter that it trained.
 
-    A checkpoint holds the trained adapter at its top and the frozen reference in the folder `ref`. transformers
-    5.19 reads only the folders where there are any, so a resumed run would go on from the SFT model without a word.
+    A checkpoint holds the trained adapter at its top and the frozen reference in the folder `ref`.
+    transformers 5.19 reads only the folders where there are any, so a resumed run would go on from the SFT
+    model without a word.
     """
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         model = model or self.model
         if isinstance(model, PeftModel):
-            set_peft_model_state_dict(model, load_peft_weights(resume_from_checkpoint), adapter_name="default")
+            set_peft_model_state_dict(
+                model, load_peft_weights(resume_from_checkpoint), adapter_name="default"
+            )
 
 
 def run(settings: DpoSettings) -> dict[str, Any]:
     """Train, save and measure; returns what metrics.json holds. Resumes after a kill, skips when done.
 
-    Raises PhoenixError for missing or unusable pairs, an SFT stage that is missing or of another kind, and a loss
-    that is no number any more.
+    Raises PhoenixError for missing or unusable pairs, an SFT stage that is missing or of another kind, and a
+    loss that is no number any more.
     """
     inputs = stage_inputs(settings)
-    with artifacts.open_stage("dpo", settings, inputs) as stage, training.quiet():
+    with (
+        artifacts.open_stage("dpo", settings, inputs) as stage,
+        training.quiet(),
+        training.trained_positions_only(),
+    ):
         if stage.is_complete:
             return artifacts.read_json(stage.folder / "metrics.json")
         tokenizer = load_sft_tokenizer(settings)
         dataset, too_long = prepare(
-            read_pairs(inputs["preferences"]), tokenizer, settings.max_length,
+            read_pairs(inputs["preferences"]),
+            tokenizer,
+            settings.max_length,
             stage.folder / "checkpoints" / "pairs.arrow",
         )
         stage.count("pairs", len(dataset))
         stage.count("pairs_too_long", too_long)
         trainer = build_trainer(settings, stage, tokenizer, dataset)
         start = check_start(trainer, settings.beta)
-        stage.note("start", f"loss {start.loss:.4f} on {start.pairs} pairs before the first step, ln 2 is 0.6931")
+        stage.note(
+            "start", f"loss {start.loss:.4f} on {start.pairs} pairs before the first step, ln 2 is 0.6931"
+        )
         metrics = training.train(trainer, stage)
         metrics = {"pairs": len(dataset), "pairs_too_long": too_long, **metrics, **summary(stage, start)}
         training.save_trained(
-            trainer, tokenizer, stage, settings.model, method=settings.method, beta=settings.beta,
-            languages=[settings.source_language, settings.language], data=stage.manifest["inputs"]["preferences"],
+            trainer,
+            tokenizer,
+            stage,
+            settings.model,
+            method=settings.method,
+            beta=settings.beta,
+            languages=[settings.source_language, settings.language],
+            data=stage.manifest["inputs"]["preferences"],
             trained_from=stage.manifest["inputs"]["sft"],
         )
         artifacts.write_json(stage.folder / "metrics.json", metrics)
@@ -71,7 +88,9 @@ def load_sft_tokenizer(settings: DpoSettings) -> Any:
     """The tokenizer that the SFT stage has saved, chat template included."""
     folder = artifacts.stage_path(settings.run_dir, "sft")
     saved = folder / ("model" if (folder / "model").is_dir() else "adapter")
-    return chat.apply_template(models.load_tokenizer(str(saved), (settings.source_language, settings.language)))
+    return chat.apply_template(
+        models.load_tokenizer(str(saved), (settings.source_language, settings.language))
+    )
 
 
 def build_trainer(settings: DpoSettings, stage: artifacts.StageRun, tokenizer: Any, dataset: Any) -> Trainer:
@@ -85,7 +104,9 @@ def build_trainer(settings: DpoSettings, stage: artifacts.StageRun, tokenizer: A
     trainer = Trainer(
         model=load_sft_model(settings, machine, dtype.name),
         args=DPOConfig(**trainer_keywords(settings, stage, dtype, machine)),
-        train_dataset=dataset, processing_class=tokenizer, callbacks=[training.Reporter(stage)],
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        callbacks=[training.Reporter(stage)],
     )
     training.keep_trainable_float32(trainer.model, dtype)
     return trainer
@@ -95,11 +116,14 @@ def trainer_keywords(
     settings: DpoSettings, stage: artifacts.StageRun, dtype: hardware.DtypeChoice, machine: hardware.Hardware
 ) -> dict[str, Any]:
     """What DPOConfig is built from."""
-    plan = training.plan_batches(
-        settings.global_batch, settings.per_device_train_batch_size, training.device_count(machine)
+    plan = batches.plan_batches(
+        settings.global_batch, settings.per_device_train_batch_size, batches.device_count(machine)
     )
-    stage.note("batch", f"{plan.global_batch} pairs a step: {plan.per_device} at once x {plan.accumulation} "
-                        f"accumulated x {plan.devices} devices")
+    stage.note(
+        "batch",
+        f"{plan.global_batch} pairs a step: {plan.per_device} at once x {plan.accumulation} "
+        f"accumulated x {plan.devices} devices",
+    )
     return {
         **training.trainer_arguments(settings, stage.folder, plan, dtype, machine),
         "beta": settings.beta,
@@ -113,7 +137,7 @@ def trainer_keywords(
 def summary(stage: artifacts.StageRun, start: StartCheck) -> dict[str, Any]:
     """The start, and rewards over the last tenth of the logged steps."""
     log = training.read_log(stage.folder)
-    tail = log[-max(1, len(log) // 10):]
+    tail = log[-max(1, len(log) // 10) :]
     names = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
     return {
         "loss_start": start.loss,

@@ -9,7 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "settings": ["FilteringSettings"],
+        "settings": ["FilteringSettings", "stage_inputs"],
         "rules": ["RULES", "Finding", "findings"],
         "stage": ["REJECTED", "run", "token_counter"],
         "report": [

@@ -112,22 +112,27 @@ def draw_lengths(points: list[dict], settings: FilteringSettings, ax: "Axes | No
 
 
 def rejected_examples(settings: FilteringSettings, per_rule: int = 1) -> Iterator[dict]:
-    """A few rejected rows for each rule: rule, part, detail, kind, prompt_id, original, text."""
+    """A few rejected rows for each rule: rule, part, detail, kind, prompt_id, original, text.
+
+    Rows that break the rule before any other come first, so that one bad row does not stand for every rule.
+    """
     path = artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet"
-    found = defaultdict(list)
+    typical, others = defaultdict(list), defaultdict(list)
     for row in artifacts.read_rows(path):
-        for finding in row["findings"]:
-            if len(found[finding["rule"]]) < per_rule:
-                source, text = _texts(json.loads(row["row"]), finding["part"])
-                example = {
+        for rule in row["rules"]:
+            found = typical if rule == row["rules"][0] else others
+            if len(found[rule]) < per_rule:
+                finding = next(finding for finding in row["findings"] if finding["rule"] == rule)
+                original, text = _texts(json.loads(row["row"]), finding["part"])
+                about = {
                     "kind": row["kind"],
                     "prompt_id": row["prompt_id"],
-                    "original": source,
+                    "original": original,
                     "text": text,
                 }
-                found[finding["rule"]].append({**finding, **example})
+                found[rule].append({**finding, **about})
     for rule in RULES:
-        yield from found[rule]
+        yield from (typical[rule] + others[rule])[:per_rule]
 
 
 def _texts(row: dict, part: str) -> tuple[str, str]:

@@ -1,7 +1,10 @@
 """Settings of the filtering stage; the defaults are the values of the ``mini`` profile."""
 
+from pathlib import Path
+
 from pydantic import Field
 
+from phoenix_utils.artifacts import stage_path
 from phoenix_utils.profile import StageSettings
 
 
@@ -24,3 +27,9 @@ class FilteringSettings(StageSettings):
     max_length: int = Field(
         2048, ge=1, description="most tokens of a row in the chat template; the paper keeps rows under 2049"
     )
+
+
+def stage_inputs(settings: FilteringSettings) -> dict[str, Path | str]:
+    """What the stage reads: the translated rows."""
+    translated = stage_path(settings.run_dir, "translation")
+    return {kind: translated / f"{kind}.parquet" for kind in ("chat", "preferences")}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from phoenix_utils import artifacts, chat, corpora, models, pairs
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering.rules import RULES, findings
-from phoenix_utils.filtering.settings import FilteringSettings
+from phoenix_utils.filtering.settings import FilteringSettings, stage_inputs
 
 REJECTED = pa.schema(
     [
@@ -46,8 +46,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
     Raises:
         PhoenixError: an input is missing, or no row of a corpus passes; then rejected.parquet tells why.
     """
-    translated = artifacts.stage_path(settings.run_dir, "translation")
-    inputs = {kind: translated / f"{kind}.parquet" for kind in _SCHEMAS}
+    inputs = stage_inputs(settings)
     with artifacts.open_stage("filtering", settings, inputs=inputs) as stage:
         summary_path = stage.folder / "summary.json"
         if stage.is_complete:

@@ -36,11 +36,12 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, An
 def tokenize(
     rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, file: Path
 ) -> tuple[Dataset, int]:
-    """Tokenise conversations into a memory-mapped Arrow `file`; returns the dataset and how many were too long.
+    """Tokenise conversations into a memory-mapped Arrow `file`; also returns how many were too long.
 
-    Labels equal the ids where the assistant speaks and `IGNORED` elsewhere, so TRL has nothing left to decide. A
-    conversation longer than `max_length` is left out whole: cut off, it would teach answers that never end.
-    Raises PhoenixError, with the row's id, for a conversation without an answer, and where none is short enough.
+    Labels equal the ids where the assistant speaks and `IGNORED` elsewhere, so TRL has nothing left to
+    decide. A conversation longer than `max_length` is left out whole: cut off, it would teach answers that
+    never end. Raises PhoenixError, with the row's id, for a conversation without an answer, and where none is
+    short enough.
     """
     kept = too_long = 0
     with artifacts.write_atomic(file) as partial, pa.OSFile(str(partial), "wb") as sink:
@@ -54,8 +55,11 @@ def tokenize(
                 writer.write_batch(pa.RecordBatch.from_pylist([{"input_ids": ids, "labels": labels}], TOKENS))
                 kept += 1
     if not kept:
-        raise PhoenixError(f"none of the {too_long} conversations has at most {max_length} tokens; raise max_length"
-                           if too_long else "there are no conversations to train on; look at the filtering stage")
+        raise PhoenixError(
+            f"none of the {too_long} conversations has at most {max_length} tokens; raise max_length"
+            if too_long
+            else "there are no conversations to train on; look at the filtering stage"
+        )
     return Dataset.from_file(str(file)), too_long
 
 

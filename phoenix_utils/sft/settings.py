@@ -28,11 +28,14 @@ class SftSettings(StageSettings):
         1024, ge=16, description="longest conversation in tokens; longer ones are left out, never cut"
     )
     packing: bool = Field(
-        False, description="fill sequences of max_length with several conversations that do not see each other"
+        False,
+        description="fill sequences of max_length with several conversations that do not see each other",
     )
     global_batch: int = Field(8, ge=1, description="rows in one optimizer step, on all devices together")
     per_device_train_batch_size: int = Field(
-        2, ge=1, description="most rows in one device's memory at once; accumulation makes up the global batch"
+        2,
+        ge=1,
+        description="most rows in one device's memory at once; accumulation makes up the global batch",
     )
     num_train_epochs: float = Field(3.0, gt=0, description="times that every row is seen")
     learning_rate: float = Field(5e-4, gt=0, description="highest learning rate")

@@ -12,12 +12,12 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from phoenix_utils import artifacts, chat, hardware, models, training
+from phoenix_utils import artifacts, batches, chat, hardware, models, training
 from phoenix_utils.sft.data import read_conversations, tokenize
 from phoenix_utils.sft.settings import SftSettings, stage_inputs
 
 
-class Trainer(training.GlobalBatches, SFTTrainer):
+class Trainer(batches.GlobalBatches, SFTTrainer):
     """TRL's SFT trainer with batches of rows of similar length."""
 
 
@@ -27,13 +27,19 @@ def run(settings: SftSettings) -> dict[str, Any]:
     Raises PhoenixError for missing or unusable rows, an unknown model, and a loss that is no number any more.
     """
     inputs = stage_inputs(settings)
-    with artifacts.open_stage("sft", settings, inputs) as stage, training.quiet():
+    with (
+        artifacts.open_stage("sft", settings, inputs) as stage,
+        training.quiet(),
+        training.trained_positions_only(),
+    ):
         if stage.is_complete:
             return artifacts.read_json(stage.folder / "metrics.json")
         languages = (settings.source_language, settings.language)
         tokenizer = chat.apply_template(models.load_tokenizer(settings.model, languages))
         dataset, too_long = tokenize(
-            read_conversations(inputs["chat"]), tokenizer, settings.max_length,
+            read_conversations(inputs["chat"]),
+            tokenizer,
+            settings.max_length,
             stage.folder / "checkpoints" / "tokens.arrow",
         )
         stage.count("rows", len(dataset))
@@ -42,8 +48,13 @@ def run(settings: SftSettings) -> dict[str, Any]:
         metrics = training.train(trainer, stage)
         metrics = {"rows": len(dataset), "rows_too_long": too_long, **metrics}
         training.save_trained(
-            trainer, tokenizer, stage, settings.model, method=settings.method,
-            languages=list(languages), data=stage.manifest["inputs"]["chat"],
+            trainer,
+            tokenizer,
+            stage,
+            settings.model,
+            method=settings.method,
+            languages=list(languages),
+            data=stage.manifest["inputs"]["chat"],
         )
         artifacts.write_json(stage.folder / "metrics.json", metrics)
         stage.count("steps", metrics["steps"])
@@ -59,8 +70,11 @@ def build_trainer(settings: SftSettings, stage: artifacts.StageRun, tokenizer: A
     stage.note("dtype", dtype.name)
     stage.note("dtype_reason", dtype.reason)
     model = models.load_model(
-        settings.model, (settings.source_language, settings.language), hardware=machine,
-        dtype=training.weights_dtype(settings.method, dtype.name), quantize=settings.method == "qlora",
+        settings.model,
+        (settings.source_language, settings.language),
+        hardware=machine,
+        dtype=training.weights_dtype(settings.method, dtype.name),
+        quantize=settings.method == "qlora",
     )
     adapter = None
     if settings.method != "full":
@@ -69,8 +83,12 @@ def build_trainer(settings: SftSettings, stage: artifacts.StageRun, tokenizer: A
         )
     arguments = trainer_keywords(settings, stage, dtype, machine)
     trainer = Trainer(
-        model=model, args=SFTConfig(**arguments), train_dataset=dataset, processing_class=tokenizer,
-        peft_config=adapter, callbacks=[training.Reporter(stage)],
+        model=model,
+        args=SFTConfig(**arguments),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=[training.Reporter(stage)],
     )
     training.keep_trainable_float32(trainer.model, dtype)
     return trainer
@@ -80,11 +98,14 @@ def trainer_keywords(
     settings: SftSettings, stage: artifacts.StageRun, dtype: hardware.DtypeChoice, machine: hardware.Hardware
 ) -> dict[str, Any]:
     """What SFTConfig is built from."""
-    plan = training.plan_batches(
-        settings.global_batch, settings.per_device_train_batch_size, training.device_count(machine)
+    plan = batches.plan_batches(
+        settings.global_batch, settings.per_device_train_batch_size, batches.device_count(machine)
     )
-    stage.note("batch", f"{plan.global_batch} rows a step: {plan.per_device} at once x {plan.accumulation} "
-                        f"accumulated x {plan.devices} devices")
+    stage.note(
+        "batch",
+        f"{plan.global_batch} rows a step: {plan.per_device} at once x {plan.accumulation} "
+        f"accumulated x {plan.devices} devices",
+    )
     return {
         **training.trainer_arguments(settings, stage.folder, plan, dtype, machine),
         "packing": settings.packing,

@@ -13,17 +13,16 @@ import langcodes
 
 from phoenix_utils.errors import PhoenixError
 
-# English source, then the same in each language. They show what the corpus holds: a question, an instruction,
-# an answer, a sentence with a name, one with a number and a unit.
+# English source, then the same in each language. They show what tempts a small model to copy: marks of
+# emphasis, quotations, names and code, besides a plain question and an instruction.
 EXAMPLES: dict[str, list[tuple[str, str]]] = {
     "de": [
         ("How long should I let the paint dry?", "Wie lange soll ich die Farbe trocknen lassen?"),
-        ("Write a short note to my neighbour about the parcel.",
-         "Schreib eine kurze Nachricht an meinen Nachbarn wegen des Pakets."),
-        ("Yes, but only if both values are positive; otherwise the result is undefined.",
-         "Ja, aber nur, wenn beide Werte positiv sind; sonst ist das Ergebnis nicht definiert."),
-        ("The ferry leaves Rostock at 6:45 and needs about two hours.",
-         "Die Fähre verlässt Rostock um 6:45 Uhr und braucht etwa zwei Stunden."),
+        ("**Budget.** Who pays for it, and until when?", "**Budget.** Wer bezahlt das, und bis wann?"),
+        ("write a short note to my neighbour: \"Your parcel is here.\"",
+         "schreib meinem Nachbarn eine kurze Nachricht: „Ihr Paket ist hier.“"),
+        ("Anna Berg: the ferry leaves at 6:45, so `wait()` is not needed.",
+         "Anna Berg: Die Fähre fährt um 6:45 Uhr ab, also ist `wait()` nicht nötig."),
     ],
 }
 

@@ -29,6 +29,6 @@ class TranslationSettings(StageSettings):
         200, ge=40, description="a longer line is translated sentence by sentence, packed up to so many characters"
     )
     max_new_tokens: int = Field(128, ge=8, description="most tokens one translated segment may have")
-    batch_tokens: int = Field(8192, ge=256, description="tokens in one batch of the transformers engine")
+    batch_tokens: int = Field(32768, ge=256, description="tokens in one batch of the transformers engine")
     load_in_4bit: bool = Field(False, description="load the translator in NF4 (bitsandbytes), for small GPUs")
     num_gpus: int = Field(1, ge=1, description="GPUs that one vllm engine spreads the translator over")

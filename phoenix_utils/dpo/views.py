@@ -1,0 +1,127 @@
+"""What the DPO notebook shows: the shape of the loss, rewards and accuracy over training, and how healthy
+they are."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phoenix_utils import artifacts, plots, training
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from phoenix_utils.dpo.settings import DpoSettings
+
+
+def draw_loss_shape() -> Axes:
+    """-log sigma over the margin, and the weight that the gradient gives a pair: 1 - sigma."""
+    margins = np.linspace(-5, 5, 201)
+    loss = np.log1p(np.exp(-margins))
+    axes = plots.curve(
+        {
+            "loss of a pair: -log σ(margin)": list(zip(margins, loss, strict=True)),
+            "weight of its gradient: σ(-margin)": list(
+                zip(margins, 1 - 1 / (1 + np.exp(-margins)), strict=True)
+            ),
+        },
+        title="Pairs in the wrong order count most",
+        x="margin: reward of chosen minus reward of rejected",
+        y="",
+    )
+    axes.plot([0], [math.log(2)], "o", color=plots.INK)
+    axes.annotate("start: ln 2", (0, math.log(2)), xytext=(8, 8), textcoords="offset points")
+    return axes
+
+
+def draw_rewards(settings: DpoSettings) -> Axes:
+    """Implicit rewards of chosen and rejected answers and the margin between them, step by step."""
+    axes = _curves(
+        settings,
+        {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "margin": "rewards/margins"},
+        title="What the model has learnt to prefer",
+        y="reward (beta x nats)",
+    )
+    axes.axhline(0, color=plots.INK, linewidth=1)
+    return axes
+
+
+def draw_accuracy(settings: DpoSettings) -> Axes:
+    """Share of training pairs whose chosen answer has the higher reward, step by step."""
+    axes = _curves(
+        settings,
+        {"pairs in the right order": "rewards/accuracies"},
+        title="How often the chosen answer wins",
+        y="share of the batch",
+    )
+    axes.axhline(0.5, color=plots.INK, linewidth=1, linestyle=":")
+    axes.set_ylim(-0.03, 1.03)
+    return axes
+
+
+def _curves(settings: DpoSettings, keys: dict[str, str], **labels: str) -> Axes:
+    folder = artifacts.stage_path(settings.run_dir, "dpo")
+    series = {name: training.read_curve(folder, key) for name, key in keys.items()}
+    return plots.curve(series, x="optimizer step", **labels)
+
+
+def health_html(settings: DpoSettings, metrics: dict[str, Any]) -> str:
+    """This run's numbers, each with the range that is healthy and the red flag."""
+    log = training.read_log(artifacts.stage_path(settings.run_dir, "dpo"))
+    change = log[-1]["logps/chosen"] - log[0]["logps/chosen"]
+    rows = (
+        (
+            "loss before the first step",
+            f"{metrics['loss_start']:.4f}",
+            "0.6931 (ln 2)",
+            "anything else: the reference is not the SFT model",
+        ),
+        (
+            "margin, last tenth",
+            f"{metrics['rewards/margins']:+.3f}",
+            "rises steadily, 0.1 to a few",
+            "exactly 0: nothing is trained; above 10: the model has run away",
+        ),
+        (
+            "accuracy, last tenth",
+            f"{metrics['rewards/accuracies']:.0%}",
+            "65 to 90 % on the training pairs",
+            "50 % throughout: nothing is learnt; 100 % early: learnt by heart",
+        ),
+        (
+            "loss, last tenth",
+            f"{metrics['loss_last']:.3f}",
+            "0.3 to 0.69, falling",
+            "close to 0, or above 0.693",
+        ),
+        (
+            "log-probability of chosen answers, last batch against first",
+            f"{change:+.1f} nats",
+            "a little up or down; other rows, other lengths",
+            "down by a third or more: the model forgets how to speak",
+        ),
+    )
+    head = "".join(
+        f"<th style='text-align:left'>{name}</th>" for name in ("", "this run", "healthy", "red flag")
+    )
+    body = "".join(
+        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in row) + "</tr>"
+        for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def pair_html(pairs: Sequence[dict[str, Any]]) -> str:
+    """Prompt, chosen and rejected answer of some pairs beside each other, escaped."""
+    cell = "<td style='text-align:left;vertical-align:top;white-space:pre-wrap;max-width:24em'>"
+    body = "".join(
+        f"<tr>{cell}{html.escape(pair['prompt'][-1]['content'])}</td>{cell}{html.escape(pair['chosen'][0]['content'])}"
+        f"</td>{cell}{html.escape(pair['rejected'][0]['content'])}</td></tr>"
+        for pair in pairs
+    )
+    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("prompt", "chosen", "rejected"))
+    return f"<table><tr>{head}</tr>{body}</table>"
