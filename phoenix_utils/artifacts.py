@@ -367,13 +367,18 @@ def _finish_manifest(run: StageRun, seconds: float) -> None:
     write_json(run.folder / "manifest.json", manifest)
 
 
-def peak_memory_gb() -> float | None:
-    """Peak resident memory of this process in GB; None where the system does not tell (Windows)."""
+def peak_memory_gb(children: bool = False) -> float | None:
+    """Peak resident memory in GB of this process, or of the largest of its finished children too.
+
+    None where the system does not tell (Windows).
+    """
     try:
         import resource
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if children:
+        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     return round(peak / (2**30 if platform.system() == "Darwin" else 2**20), 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Annotated
 
@@ -42,6 +43,7 @@ def run(
 
     from phoenix_utils import pipeline
 
+    started = time.monotonic()
     plan = pipeline.make_plan(profile, overrides, out, start=start, only=only, redo=redo)
     console = Console(stderr=False, highlight=False, soft_wrap=True)
     console.print(f"[bold]{plan.profile.name}[/bold] → {plan.run_dir}")
@@ -50,13 +52,11 @@ def run(
             pipeline.execute(plan, console.print, lambda line: status.update(line))
     else:
         pipeline.execute(plan, lambda line: print(line, flush=True), _every(30))
-    console.print(_where_to_look(plan))
+    _show_result(plan, console, time.monotonic() - started)
 
 
 def _every(seconds: float) -> Callable[[str], None]:
     """Print a progress line now and then, for logs that cannot rewrite a line."""
-    import time
-
     last = [time.monotonic()]
 
     def show(line: str) -> None:
@@ -67,12 +67,24 @@ def _every(seconds: float) -> Callable[[str], None]:
     return show
 
 
-def _where_to_look(plan) -> str:
-    lines = [f"notebooks: {plan.run_dir / 'notebooks'}"]
-    report = plan.run_dir / "05_evaluation" / "report.html"
-    if report.is_file():
-        lines.append(f"report:    {report}")
-    return "\n".join(lines)
+def _show_result(plan, console, seconds: float) -> None:
+    """Where to look, what the run took, and the scores if there are any."""
+    from rich.table import Table
+
+    from phoenix_utils.artifacts import peak_memory_gb, read_json
+
+    folder = stage_path(str(plan.run_dir), "evaluation")
+    if (folder / "scores.json").is_file():
+        scores = read_json(folder / "scores.json")
+        table = Table("metric", *scores, title="value [95 % interval]", title_justify="left")
+        for metric in next(iter(scores.values())):
+            cells = (row[metric] for row in scores.values())
+            table.add_row(metric, *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells))
+        console.print(table)
+    console.print(f"took {seconds:.0f} s, peak memory of one process {peak_memory_gb(children=True)} GB")
+    console.print(f"notebooks: {plan.run_dir / 'notebooks'}")
+    if (folder / "report.html").is_file():
+        console.print(f"report:    {folder / 'report.html'}")
 
 
 @app.command()

@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to continue a prompt. Greedy unless `temperature` is above 0; `stop` texts end a completion."""
+    """How to continue a prompt. Greedy unless `temperature` is above 0; `stop` texts end a completion.
+
+    `max_new_ratio` limits a completion to so many tokens for each token of its prompt as well; a beginning that
+    all prompts share is not counted.
+    """
 
     max_new_tokens: int = 256
+    max_new_ratio: float | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -43,6 +48,12 @@ class Sequence:
     def has_text(self, tokenizer) -> bool:
         """Whether anything but white space has been written yet."""
         return bool(tokenizer.decode(self.tokens, skip_special_tokens=True).strip())
+
+    def limit(self, params: GenerationParams, shared: int) -> int:
+        """Most tokens this row may get, `shared` being the length of the common beginning."""
+        if params.max_new_ratio is None:
+            return params.max_new_tokens
+        return min(params.max_new_tokens, int(params.max_new_ratio * (len(self.prompt) - shared)) + 8)
 
     def completion(self, tokenizer, stops: tuple[str, ...]) -> Completion:
         """The finished text, cut before the first stop."""

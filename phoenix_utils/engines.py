@@ -193,6 +193,7 @@ class TransformersEngine:
         ids, mask, positions, past = self._start(rows, prefix, cache, params.max_new_tokens)
         active = list(range(len(rows)))
         state = [decoding.Sequence(row) for row in rows]
+        limits = [sequence.limit(params, len(prefix)) for sequence in state]
         for _ in range(params.max_new_tokens):
             logits = self.model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past,
@@ -201,6 +202,8 @@ class TransformersEngine:
             chosen, logprobs = decoding.choose_tokens(logits, [state[i] for i in active], params, generator)
             for row, token, logprob in zip(active, chosen.tolist(), logprobs.tolist(), strict=True):
                 self._advance(state[row], token, logprob, params.stop)
+                if not state[row].finish_reason and len(state[row].tokens) >= limits[row]:
+                    state[row].finish_reason = "length"
             keep = [place for place, row in enumerate(active) if not state[row].finish_reason]
             if not keep:
                 break
@@ -276,11 +279,16 @@ class VllmEngine:
         """Complete each prompt (see Engine)."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(
-            max_tokens=params.max_new_tokens, temperature=params.temperature, top_p=params.top_p,
-            top_k=params.top_k, repetition_penalty=params.repetition_penalty, stop=list(params.stop),
-            seed=params.seed, logprobs=0,
-        )
+        ids = self.tokenizer(list(prompts))["input_ids"]
+        shared = len(_common_prefix(ids))
+        sampling = [
+            SamplingParams(
+                max_tokens=decoding.Sequence(row).limit(params, shared), temperature=params.temperature,
+                top_p=params.top_p, top_k=params.top_k, repetition_penalty=params.repetition_penalty,
+                stop=list(params.stop), seed=params.seed, logprobs=0,
+            )
+            for row in ids
+        ]
         outputs = self.llm.generate(list(prompts), sampling, use_tqdm=False)
         completions = [
             Completion(

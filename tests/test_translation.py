@@ -42,7 +42,8 @@ class Upper:
             source = prompt.rpartition("\nEnglish: ")[2].removesuffix("\nGerman:")
             self.asked.append(source)
             done.append(Completion(" " + source.upper(), "stop", -0.5))
-            on_batch([place], done[-1:])
+            if on_batch:
+                on_batch([place], done[-1:])
         return done
 
 
@@ -127,13 +128,31 @@ def test_an_empty_translation_keeps_the_source_and_the_audit_says_so(sources):
     class Silent(Upper):
         def generate(self, prompts, params, on_batch=None):
             done = [Completion("", "stop", 0.0) for _ in prompts]
-            on_batch(list(range(len(done))), done)
+            if on_batch:
+                on_batch(list(range(len(done))), done)
             return done
 
     folder = translate(sources, Silent())
     row = next(read_rows(folder / "chat.parquet"))
     assert row["messages"][0]["content"] == "Say hello.\nTwice, please."
     assert row["segments"][0]["translation"] == ""
+
+
+def test_a_copied_segment_gets_a_second_try_behind_other_examples():
+    class CopiesOnce(Upper):
+        def generate(self, prompts, params, on_batch=None):
+            second = any("How much flour" in prompt for prompt in prompts)
+            done = [Completion("Das Haus." if second else "The old house is for sale.", "stop", -1.0) for _ in prompts]
+            if on_batch:
+                on_batch(list(range(len(done))), done)
+            return done
+
+    told = {}
+    translator = Translator(TranslationSettings(), CopiesOnce())
+    (done,) = translator.translate_segments(
+        ["The old house is for sale."], lambda places, batch: told.update(zip(places, batch, strict=True))
+    )
+    assert done.text == "Das Haus." and told == {0: done}
 
 
 def test_a_damaged_store_is_one_sentence(tmp_path):

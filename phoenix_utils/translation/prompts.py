@@ -13,16 +13,30 @@ import langcodes
 
 from phoenix_utils.errors import PhoenixError
 
-# English source, then the same in each language. They show what tempts a small model to copy: marks of
-# emphasis, quotations, names and code, besides a plain question and an instruction.
+# English source, then the same in each language: a question, an instruction, an answer, numbers and units.
 EXAMPLES: dict[str, list[tuple[str, str]]] = {
     "de": [
         ("How long should I let the paint dry?", "Wie lange soll ich die Farbe trocknen lassen?"),
-        ("**Budget.** Who pays for it, and until when?", "**Budget.** Wer bezahlt das, und bis wann?"),
-        ("write a short note to my neighbour: \"Your parcel is here.\"",
-         "schreib meinem Nachbarn eine kurze Nachricht: „Ihr Paket ist hier.“"),
-        ("Anna Berg: the ferry leaves at 6:45, so `wait()` is not needed.",
-         "Anna Berg: Die Fähre fährt um 6:45 Uhr ab, also ist `wait()` nicht nötig."),
+        ("Write a short note to my neighbour about the parcel.",
+         "Schreib eine kurze Nachricht an meinen Nachbarn wegen des Pakets."),
+        ("Yes, but only if both values are positive; otherwise the result is undefined.",
+         "Ja, aber nur, wenn beide Werte positiv sind; sonst ist das Ergebnis nicht definiert."),
+        ("The ferry leaves Rostock at 6:45 and needs about two hours.",
+         "Die Fähre verlässt Rostock um 6:45 Uhr und braucht etwa zwei Stunden."),
+    ],
+}
+# Other examples for a second try: what a small model copies after one set, it often translates after another.
+SECOND_EXAMPLES: dict[str, list[tuple[str, str]]] = {
+    "de": [
+        ("How much flour do I need for two?", "Wie viel Mehl brauche ich für zwei Personen?"),
+        ("Then the two brothers looked at each other and laughed, because neither of them had locked the door.",
+         "Da sahen sich die beiden Brüder an und lachten, denn keiner von ihnen hatte die Tür abgeschlossen."),
+        ("**Price:** most shops charge more at the weekend, so go on a weekday.",
+         "**Preis:** Die meisten Läden verlangen am Wochenende mehr, also geh an einem Werktag."),
+        ("write a friendly note to the neighbours about the noise",
+         "schreib den Nachbarn eine freundliche Nachricht wegen des Lärms"),
+        ("No, that is wrong. A kilogram of feathers weighs exactly as much as a kilogram of stones.",
+         "Nein, das ist falsch. Ein Kilogramm Federn wiegt genauso viel wie ein Kilogramm Steine."),
     ],
 }
 
@@ -45,11 +59,11 @@ def alma(text: str, source: str, target: str) -> str:
     return f"Translate this from {names[0]} to {names[1]}:\n{names[0]}: {text}\n{names[1]}:"
 
 
-def few_shot(text: str, source: str, target: str) -> str:
+def few_shot(text: str, source: str, target: str, examples: dict[str, list[tuple[str, str]]] = EXAMPLES) -> str:
     """ALMA's prompt behind worked examples; without examples where none are written for this pair."""
-    if source != "en" or target not in EXAMPLES:
+    if source != "en" or target not in examples:
         return alma(text, source, target)
-    shots = (f"{alma(english, source, target)} {other}\n\n" for english, other in EXAMPLES[target])
+    shots = (f"{alma(english, source, target)} {other}\n\n" for english, other in examples[target])
     return "".join(shots) + alma(text, source, target)
 
 

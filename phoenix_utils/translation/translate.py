@@ -13,10 +13,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import corpora
+from phoenix_utils import corpora, pairs
 from phoenix_utils.artifacts import StageRun, open_stage, write_rows
 from phoenix_utils.engines import Completion, Engine, GenerationParams, open_engine
-from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation import prompts
 from phoenix_utils.translation.segments import split
 from phoenix_utils.translation.settings import TranslationSettings
@@ -24,6 +23,9 @@ from phoenix_utils.translation.store import SegmentStore
 
 # Segments handed to the engine at once: enough to sort by length, little enough to stay small in memory.
 WINDOW = 2048
+# A translation of more tokens than this for each token of the request (its fixed words included) is a loop; cutting
+# it there saves the rest of the batch from waiting, and its finish reason says what happened.
+LONGEST_TRANSLATION = 1.5
 
 
 class Translator:
@@ -39,7 +41,9 @@ class Translator:
         prompts.language_name(settings.source_language), prompts.language_name(settings.language)
         # ALMA answers in one line; a base model goes on with a next example, which begins with a new line.
         stop = () if settings.prompt == "chat" else ("\n",)
-        self.params = GenerationParams(max_new_tokens=settings.max_new_tokens, stop=stop, seed=settings.seed)
+        self.params = GenerationParams(
+            max_new_tokens=settings.max_new_tokens, max_new_ratio=LONGEST_TRANSLATION, stop=stop, seed=settings.seed
+        )
 
     @property
     def engine(self) -> Engine:
@@ -55,18 +59,46 @@ class Translator:
     def prompt(self, text: str) -> str:
         """The prompt for one segment; a line break inside it would end the prompt's line, so it becomes a space."""
         build = prompts.STYLES[self.settings.prompt]
-        request = build(" ".join(text.split()), self.settings.source_language, self.settings.language)
+        request = build(_flat(text), self.settings.source_language, self.settings.language)
         return self.engine.chat_prompt(request) if self.settings.prompt == "chat" else request
 
     def translate_segments(self, texts: list[str], on_batch=None) -> list[Completion]:
-        """Translate segments as they are; `on_batch(indices, completions)` is called after each batch."""
+        """Translate segments as they are.
 
-        def cleaned(indices: list[int], completions: list[Completion]) -> None:
-            if on_batch:
-                on_batch(indices, [_tidy(completion) for completion in completions])
+        `on_batch(indices, completions)` is called as soon as a batch has its final translations. A few-shot
+        translation that copies its source or never ends is tried once more behind other examples; it is reported
+        after that, so that an interruption cannot leave the first try behind as if it were the last.
+        """
+        results: dict[int, Completion] = {}
+        again: list[int] = []
 
-        completions = self.engine.generate([self.prompt(text) for text in texts], self.params, cleaned)
-        return [_tidy(completion) for completion in completions]
+        def keep(indices: list[int], completions: list[Completion]) -> None:
+            tidy = {index: _tidy(completion) for index, completion in zip(indices, completions, strict=True)}
+            results.update(tidy)
+            failed = [i for i in indices if self.settings.prompt == "few_shot" and _failed(texts[i], tidy[i])]
+            again.extend(failed)
+            good = [index for index in indices if index not in failed]
+            if on_batch and good:
+                on_batch(good, [results[index] for index in good])
+
+        self.engine.generate([self.prompt(text) for text in texts], self.params, keep)
+        pair = self.settings.source_language, self.settings.language
+        second = [prompts.few_shot(_flat(texts[i]), *pair, prompts.SECOND_EXAMPLES) for i in again]
+        for index, completion in zip(again, self.engine.generate(second, self.params), strict=True):
+            if not _failed(texts[index], _tidy(completion)):
+                results[index] = _tidy(completion)
+        if on_batch and again:
+            on_batch(again, [results[index] for index in again])
+        return [results[index] for index in range(len(texts))]
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _failed(source: str, completion: Completion) -> bool:
+    """Whether a translation is plainly none: cut off, empty, or its source again."""
+    return completion.finish_reason == "length" or not completion.text or bool(pairs.copied(source, completion.text))
 
 
 def _tidy(completion: Completion) -> Completion:
@@ -166,25 +198,22 @@ def _split(text: str, settings: TranslationSettings):
 def _translate_pending(store: SegmentStore, translator: Translator, stage: StageRun) -> None:
     totals = store.totals()
     todo = totals["segments"] - totals["done"]
-    progress = stage.progress(totals["segments"], "segments")
+    progress = stage.progress(totals["characters"], "characters")
     if todo:
         stage.note("engine", type(translator.engine).__name__)
-        started, before, done = time.monotonic(), totals["characters_done"], totals["done"]
+        started, before = time.monotonic(), totals["characters_done"]
+        done = before
+        progress.update(done)
         while texts := store.pending(WINDOW):
 
             def keep(indices: list[int], completions: list[Completion], texts=texts) -> None:
                 nonlocal done
                 store.put([texts[index] for index in indices], completions)
-                done += len(indices)
-                fresh = store.totals()["characters_done"] - before
-                rate = fresh / (time.monotonic() - started)
+                done += sum(len(texts[index]) for index in indices)
+                rate = (done - before) / (time.monotonic() - started)
                 progress.update(done, **{"characters/s": f"{rate:.0f}"})
 
-            results = translator.translate_segments(texts, keep)
-            if len(results) != len(texts):
-                raise PhoenixError(
-                    f"the engine answered {len(results)} of {len(texts)} segments: check it and run again to resume"
-                )
+            translator.translate_segments(texts, keep)
         characters = totals["characters"] - before
         stage.note("characters_per_second", characters / (time.monotonic() - started))
     progress.close(f"{totals['segments']:,} distinct segments, {todo:,} of them translated now")
