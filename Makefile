@@ -40,7 +40,7 @@ book: env ## build the book from the newest mini run; a warning is an error
 	$(BIN)/python book/build.py --run $(RUN)
 
 notebooks: env ## write the generated cells (install, parameters, badge) of the notebooks
-	$(BIN)/python -m phoenix_utils.notebooks
+	$(BIN)/phoenix notebooks
 
 lint: env ## check the style of the code
 	$(BIN)/ruff check .

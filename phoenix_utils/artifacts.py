@@ -282,10 +282,12 @@ def changed_since(folder: Path, settings: StageSettings, described: dict[str, st
     asked = json.loads(json.dumps(asked))
     words = [
         f"{key} {made.get(key)!r} (now {asked.get(key)!r})"
-        for key in sorted({*asked, *made}) if asked.get(key) != made.get(key)
+        for key in sorted({*asked, *made})
+        if asked.get(key) != made.get(key)
     ]
     words += [
-        f"another {name}" for name in sorted({*described, *manifest["inputs"]})
+        f"another {name}"
+        for name in sorted({*described, *manifest["inputs"]})
         if described.get(name) != manifest["inputs"].get(name)
     ]
     return ", ".join(words) or None
@@ -335,15 +337,24 @@ def _begin_manifest(folder: Path, stage: str, settings: StageSettings, described
     if path.is_file():
         manifest = read_json(path)
         outputs = manifest.get("outputs", {})
-        damaged = [n for n, p in outputs.items() if not (folder / n).is_file() or (folder / n).stat().st_size != p["bytes"]]
+        damaged = [
+            n for n, p in outputs.items() if not (folder / n).is_file() or (folder / n).stat().st_size != p["bytes"]
+        ]
         if manifest["status"] == "complete" and damaged:
             # A product was removed or cut: the stage is not done after all and makes what is missing again.
             manifest = {**manifest, "status": "running", "outputs": {}}
         return manifest
     manifest = {
-        "stage": stage, "status": "running", "phoenix": __version__,
-        "settings": settings.fingerprint_values(), "inputs": described, "seed": settings.seed,
-        "seconds": 0.0, "counts": {}, "notes": {}, "outputs": {},
+        "stage": stage,
+        "status": "running",
+        "phoenix": __version__,
+        "settings": settings.fingerprint_values(),
+        "inputs": described,
+        "seed": settings.seed,
+        "seconds": 0.0,
+        "counts": {},
+        "notes": {},
+        "outputs": {},
     }
     write_json(path, manifest)
     return manifest
@@ -355,14 +366,20 @@ def _finish_manifest(run: StageRun, seconds: float) -> None:
     manifest["seconds"] = round(manifest["seconds"] + seconds, 1)
     manifest["peak_memory_gb"] = peak_memory_gb()
     manifest["versions"] = installed_versions()
-    manifest["machine"] = {"python": platform.python_version(), "system": platform.system(),
-                           "architecture": platform.machine(), "cores": os.cpu_count()}
+    manifest["machine"] = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+    }
     manifest["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     manifest["outputs"] = {
         str(path.relative_to(run.folder)): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
         for path in sorted(run.folder.rglob("*"))
-        if path.is_file() and path.name not in ("manifest.json", "progress.json")
-        and "checkpoints" not in path.relative_to(run.folder).parts and not path.name.startswith(".")
+        if path.is_file()
+        and path.name not in ("manifest.json", "progress.json")
+        and "checkpoints" not in path.relative_to(run.folder).parts
+        and not path.name.startswith(".")
     }
     write_json(run.folder / "manifest.json", manifest)
 

@@ -39,8 +39,7 @@ def plan_batches(global_batch: int, per_device: int, devices: int = 1) -> BatchP
     share, rest = divmod(global_batch, devices)
     if rest or not share:
         raise PhoenixError(
-            f"global_batch {global_batch} cannot be dealt out to {devices} devices; "
-            f"make it a multiple of {devices}"
+            f"global_batch {global_batch} cannot be dealt out to {devices} devices; make it a multiple of {devices}"
         )
     fitting = next(size for size in range(min(per_device, share), 0, -1) if share % size == 0)
     return BatchPlan(fitting, share // fitting, devices)

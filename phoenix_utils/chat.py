@@ -62,8 +62,7 @@ def apply_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
     name = tokenizer.name_or_path
     if tokenizer.eos_token is None:
         raise PhoenixError(
-            f"the tokenizer of {name} has no end-of-sequence token, so no answer could ever end; "
-            "choose another model"
+            f"the tokenizer of {name} has no end-of-sequence token, so no answer could ever end; choose another model"
         )
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise PhoenixError(
@@ -94,9 +93,7 @@ _PATTERNS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, re.Pattern] = weak
 def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     if tokenizer not in _PATTERNS:
         named = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        specials = sorted(
-            (t for t in named | set(tokenizer.all_special_tokens) if len(t) > 1), key=len, reverse=True
-        )
+        specials = sorted((t for t in named | set(tokenizer.all_special_tokens) if len(t) > 1), key=len, reverse=True)
         _PATTERNS[tokenizer] = re.compile("|".join(map(re.escape, specials)) or "(?!)")
     return _PATTERNS[tokenizer]
 
@@ -106,9 +103,7 @@ def escape_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
     return [{"role": m["role"], "content": escape_special(tokenizer, m["content"])} for m in messages]
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True
-) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
     """The text that the model reads: `messages` in the template, ready for the assistant's turn if wanted."""
     _check(messages)
     return tokenizer.apply_chat_template(
@@ -128,9 +123,7 @@ def loss_mask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
     answers = [m["content"] for m in messages if m["role"] == "assistant"]
     if not answers or not all(answer.strip() for answer in answers):
         what = "an empty assistant turn" if answers else "no assistant turn"
-        raise PhoenixError(
-            f"a conversation has {what}, so there is nothing to learn from it: {_begin(messages)}"
-        )
+        raise PhoenixError(f"a conversation has {what}, so there is nothing to learn from it: {_begin(messages)}")
     encoded = tokenizer.apply_chat_template(
         escape_messages(tokenizer, messages),
         chat_template=_template(tokenizer),
@@ -160,9 +153,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 def _check(messages: Sequence[Message]) -> None:
     for message in messages:
         if message["role"] not in ("system", "user", "assistant"):
-            raise PhoenixError(
-                f"a message has the role {message['role']!r}; the roles are system, user and assistant"
-            )
+            raise PhoenixError(f"a message has the role {message['role']!r}; the roles are system, user and assistant")
     if not messages:
         raise PhoenixError("a conversation has no messages; drop the row")
 

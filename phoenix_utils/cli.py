@@ -23,7 +23,8 @@ app = typer.Typer(
 
 ProfileName = Annotated[str, typer.Argument(help="mini, laptop, colab, single_gpu, paper, or a path to a .yaml file")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="change one setting; may be repeated")
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.KEY=VALUE", help="change one setting; may be repeated"),
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory, runs/PROFILE by default")]
 Redo = Annotated[bool, typer.Option("--redo", help="move results made by other settings aside and start again")]
@@ -145,6 +146,14 @@ def _add_stage_command(stage: str) -> None:
 
 for _stage in ("translation", "filtering", "sft", "dpo", "evaluation"):
     _add_stage_command(_stage)
+
+
+@app.command()
+def notebooks() -> None:
+    """Write the generated cells (badge, install, parameters) into the notebooks after settings have changed."""
+    from phoenix_utils import pipeline
+
+    print("\n".join(pipeline.fill_notebooks()) or "unchanged")
 
 
 @app.command()

@@ -125,9 +125,7 @@ def read_chat(source: str, max_rows: int | None = None, skipped: Counter | None 
     yield from _read(source, "chat", CHAT_HELD_OUT, max_rows, skipped)
 
 
-def read_preferences(
-    source: str, max_rows: int | None = None, skipped: Counter | None = None
-) -> Iterator[dict]:
+def read_preferences(source: str, max_rows: int | None = None, skipped: Counter | None = None) -> Iterator[dict]:
     """Stream preference pairs as rows of the ``PREFERENCES`` schema; scores may be None.
 
     Arguments and errors are those of :func:`read_chat`; the packaged corpus is "package:preferences".
@@ -183,9 +181,7 @@ def _held_out(name: str, kind: str, eighths: int, language: str) -> list[dict]:
     return list(_convert(_json_lines(_in_language(name, language)), kind, f"package:{name}", None))
 
 
-def _read(
-    source: str, kind: str, eighths: int, max_rows: int | None, skipped: Counter | None
-) -> Iterator[dict]:
+def _read(source: str, kind: str, eighths: int, max_rows: int | None, skipped: Counter | None) -> Iterator[dict]:
     if max_rows is not None and max_rows < 1:
         raise PhoenixError(f"max_rows is {max_rows}: it must be at least 1, or null for all rows.")
     skipped = Counter() if skipped is None else skipped
@@ -203,9 +199,7 @@ def _read(
         raise PhoenixError(f"{source} has no usable {kind} row ({why}).")
 
 
-def _convert(
-    raw: Iterator[tuple[str, dict]], kind: str, source: str, skipped: Counter | None
-) -> Iterator[dict]:
+def _convert(raw: Iterator[tuple[str, dict]], kind: str, source: str, skipped: Counter | None) -> Iterator[dict]:
     """Raw rows (with the place each came from) to schema rows; unusable ones are counted, not passed on."""
     convert = layouts.chat_rows if kind == "chat" else layouts.preference_rows
     name, _ = _name_and_split(source)
@@ -273,14 +267,10 @@ def _name_and_split(source: str) -> tuple[str, str | None]:
 def _file_rows(path: Path) -> Iterator[tuple[str, dict]]:
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
-        raise PhoenixError(
-            f"{path} ends in {suffix!r}; files of these kinds are read: {', '.join(_SUFFIXES)}."
-        )
+        raise PhoenixError(f"{path} ends in {suffix!r}; files of these kinds are read: {', '.join(_SUFFIXES)}.")
     if path.stat().st_size == 0:
         raise PhoenixError(f"{path} is empty (0 bytes).")
-    reader = {".json": _json_rows, ".jsonl": _json_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}[
-        suffix
-    ]
+    reader = {".json": _json_rows, ".jsonl": _json_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}[suffix]
     try:
         yield from reader(path)
     except UnicodeDecodeError as error:
@@ -298,9 +288,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise PhoenixError(
-                    f"{place} is not valid JSON: {error.msg} at column {error.colno}."
-                ) from None
+                raise PhoenixError(f"{place} is not valid JSON: {error.msg} at column {error.colno}.") from None
             yield place, _object(row, place)
 
 
@@ -324,9 +312,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
 
 def _object(row: object, place: str) -> dict:
     if not isinstance(row, dict):
-        raise PhoenixError(
-            f"{place} is a JSON {type(row).__name__}; each row must be an object with named columns."
-        )
+        raise PhoenixError(f"{place} is a JSON {type(row).__name__}; each row must be an object with named columns.")
     return row
 
 
@@ -371,9 +357,7 @@ def _choose_split(source: str, names: list[str], wanted: str | None, kind: str) 
         if name in names:
             return name
     known = ", ".join(sorted(set(names)))
-    raise PhoenixError(
-        f"{source} has no split {wanted or 'train'!r}; it has: {known}. Name one as {source}:SPLIT."
-    )
+    raise PhoenixError(f"{source} has no split {wanted or 'train'!r}; it has: {known}. Name one as {source}:SPLIT.")
 
 
 def _hub_rows(name: str, split: str | None, kind: str) -> Iterator[tuple[str, dict]]:

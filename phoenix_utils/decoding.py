@@ -61,7 +61,7 @@ class Sequence:
         if stops:
             text = text.lstrip("\n ")
             ends = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-            text = text[:min(ends)] if ends else text
+            text = text[: min(ends)] if ends else text
         mean = sum(self.logprobs) / max(1, len(self.logprobs))
         return Completion(text, self.finish_reason or "length", mean)
 

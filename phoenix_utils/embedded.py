@@ -136,9 +136,7 @@ def _is_complete(folder: Path) -> bool:
 
 def _publish(folder: Path, convert: Callable[[Path], dict]) -> None:
     """Convert into a temporary folder beside `folder` and rename it when whole; leave nothing on failure."""
-    for left in folder.parent.glob(
-        f"{folder.name}{_UNFINISHED}*"
-    ):  # of a process that was killed: we hold the lock
+    for left in folder.parent.glob(f"{folder.name}{_UNFINISHED}*"):  # of a process that was killed: we hold the lock
         shutil.rmtree(left, ignore_errors=True)
     started = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}{_UNFINISHED}", dir=folder.parent))

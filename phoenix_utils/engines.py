@@ -22,7 +22,9 @@ class Engine(Protocol):
     """What translation, filtering and evaluation ask of a model."""
 
     def generate(
-        self, prompts: Sequence[str], params: GenerationParams,
+        self,
+        prompts: Sequence[str],
+        params: GenerationParams,
         on_batch: Callable[[list[int], list[Completion]], None] | None = None,
     ) -> list[Completion]:
         """Complete each prompt; `on_batch(indices, completions)` is called as soon as a batch is done."""
@@ -35,8 +37,13 @@ class Engine(Protocol):
 
 
 def open_engine(
-    kind: str, model: str, *, languages: tuple[str, str], quantize: bool = False,
-    batch_tokens: int = 32768, num_gpus: int = 1,
+    kind: str,
+    model: str,
+    *,
+    languages: tuple[str, str],
+    quantize: bool = False,
+    batch_tokens: int = 32768,
+    num_gpus: int = 1,
 ) -> Engine:
     """Load `model` into the engine named `kind` ("transformers" or "vllm").
 
@@ -48,7 +55,9 @@ def open_engine(
     if kind == "vllm":
         return VllmEngine(locate(model, languages), num_gpus=num_gpus)
     return TransformersEngine(
-        load_model(model, languages, quantize=quantize), load_tokenizer(model, languages), batch_tokens=batch_tokens
+        load_model(model, languages, quantize=quantize),
+        load_tokenizer(model, languages),
+        batch_tokens=batch_tokens,
     )
 
 
@@ -77,7 +86,9 @@ class TransformersEngine:
         return _chat_prompt(self.tokenizer, text)
 
     def generate(
-        self, prompts: Sequence[str], params: GenerationParams,
+        self,
+        prompts: Sequence[str],
+        params: GenerationParams,
         on_batch: Callable[[list[int], list[Completion]], None] | None = None,
     ) -> list[Completion]:
         """Complete each prompt (see Engine); results come in the order of `prompts`."""
@@ -195,10 +206,18 @@ class TransformersEngine:
         state = [decoding.Sequence(row) for row in rows]
         limits = [sequence.limit(params, len(prefix)) for sequence in state]
         for _ in range(params.max_new_tokens):
-            logits = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past,
-                use_cache=True, logits_to_keep=1,
-            ).logits[:, -1].float()
+            logits = (
+                self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=past,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+            )
             chosen, logprobs = decoding.choose_tokens(logits, [state[i] for i in active], params, generator)
             for row, token, logprob in zip(active, chosen.tolist(), logprobs.tolist(), strict=True):
                 self._advance(state[row], token, logprob, params.stop)
@@ -244,8 +263,8 @@ class TransformersEngine:
         results = []
         for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             start = len(row) - length - 1 - int(kept[0])
-            scores = logits[place, start:start + length].float().log_softmax(-1)
-            target = ids[place, len(row) - length:len(row), None]
+            scores = logits[place, start : start + length].float().log_softmax(-1)
+            target = ids[place, len(row) - length : len(row), None]
             results.append(scores.gather(1, target)[:, 0].tolist())
         return results
 
@@ -273,7 +292,9 @@ class VllmEngine:
         return _chat_prompt(self.tokenizer, text)
 
     def generate(
-        self, prompts: Sequence[str], params: GenerationParams,
+        self,
+        prompts: Sequence[str],
+        params: GenerationParams,
         on_batch: Callable[[list[int], list[Completion]], None] | None = None,
     ) -> list[Completion]:
         """Complete each prompt (see Engine)."""
@@ -283,16 +304,22 @@ class VllmEngine:
         shared = len(_common_prefix(ids))
         sampling = [
             SamplingParams(
-                max_tokens=decoding.Sequence(row).limit(params, shared), temperature=params.temperature,
-                top_p=params.top_p, top_k=params.top_k, repetition_penalty=params.repetition_penalty,
-                stop=list(params.stop), seed=params.seed, logprobs=0,
+                max_tokens=decoding.Sequence(row).limit(params, shared),
+                temperature=params.temperature,
+                top_p=params.top_p,
+                top_k=params.top_k,
+                repetition_penalty=params.repetition_penalty,
+                stop=list(params.stop),
+                seed=params.seed,
+                logprobs=0,
             )
             for row in ids
         ]
         outputs = self.llm.generate(list(prompts), sampling, use_tqdm=False)
         completions = [
             Completion(
-                answer.text, "stop" if answer.finish_reason == "stop" else "length",
+                answer.text,
+                "stop" if answer.finish_reason == "stop" else "length",
                 answer.cumulative_logprob / max(1, len(answer.token_ids)),
             )
             for answer in (output.outputs[0] for output in outputs)
@@ -310,7 +337,7 @@ class VllmEngine:
         requests = [{"prompt_token_ids": head + tail} for head, tail in zip(heads, tails, strict=True)]
         outputs = self.llm.generate(requests, SamplingParams(max_tokens=1, prompt_logprobs=0), use_tqdm=False)
         return [
-            sum(place[token].logprob for place, token in zip(output.prompt_logprobs[len(head):], tail, strict=True))
+            sum(place[token].logprob for place, token in zip(output.prompt_logprobs[len(head) :], tail, strict=True))
             / max(1, len(tail))
             for output, head, tail in zip(outputs, heads, tails, strict=True)
         ]

@@ -80,20 +80,14 @@ def choose_dtype(hardware: Hardware) -> DtypeChoice:
     """
     if not hardware.gpus:
         if hardware.mps:
-            return DtypeChoice(
-                "float32", "Apple GPU: half precision is slower to converge there than it saves"
-            )
-        return DtypeChoice(
-            "float32", "CPU: without native bfloat16 units, half precision is many times slower"
-        )
+            return DtypeChoice("float32", "Apple GPU: half precision is slower to converge there than it saves")
+        return DtypeChoice("float32", "CPU: without native bfloat16 units, half precision is many times slower")
     weakest = min(hardware.gpus, key=lambda gpu: gpu.capability)
     version = ".".join(map(str, weakest.capability))
     if weakest.capability >= (8, 0):
         return DtypeChoice("bfloat16", f"{weakest.name}: compute capability {version} has native bfloat16")
     if weakest.capability >= (7, 0) or weakest.capability == (6, 0):
-        return DtypeChoice(
-            "float16", f"{weakest.name}: compute capability {version} is below 8.0, no native bfloat16"
-        )
+        return DtypeChoice("float16", f"{weakest.name}: compute capability {version} is below 8.0, no native bfloat16")
     return DtypeChoice("float32", f"{weakest.name}: compute capability {version} has no fast half precision")
 
 
@@ -167,9 +161,7 @@ def memory_parts(
     return {name: value / 2**30 for name, value in parts.items()}
 
 
-def estimate_memory_gb(
-    parameters_b: float, method: str, max_length: int, per_device_batch: int, **shape: Any
-) -> float:
+def estimate_memory_gb(parameters_b: float, method: str, max_length: int, per_device_batch: int, **shape: Any) -> float:
     """The sum of `memory_parts` and the 0.8 GB that Python, torch and its kernels take."""
     return sum(memory_parts(parameters_b, method, max_length, per_device_batch, **shape).values()) + 0.8
 
@@ -225,9 +217,7 @@ def _gpus() -> tuple[Gpu, ...]:
         if not cuda.is_available():
             return ()
         found = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
-        return tuple(
-            Gpu(item.name, round(item.total_memory / 2**30, 1), (item.major, item.minor)) for item in found
-        )
+        return tuple(Gpu(item.name, round(item.total_memory / 2**30, 1), (item.major, item.minor)) for item in found)
     if _torch_is_cpu_build() or not shutil.which("nvidia-smi"):
         return ()
     command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]

@@ -115,9 +115,7 @@ def preference_rows(row: dict) -> Iterator[dict]:
         "chosen": [_message("user", prompt_text), _message("assistant", answers[0])],
         "rejected": [_message("user", prompt_text), _message("assistant", answers[1])],
         "score_chosen": _score(row, "score_chosen", "chosen_avg_rating", "chosen-rating", "chosen_score"),
-        "score_rejected": _score(
-            row, "score_rejected", "rejected_avg_rating", "rejected-rating", "rejected_score"
-        ),
+        "score_rejected": _score(row, "score_rejected", "rejected_avg_rating", "rejected-rating", "rejected_score"),
     }
 
 

@@ -44,14 +44,10 @@ def check_reachable(model: str) -> None:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
-            raise PhoenixError(
-                f"the folder {model!r} holds no model (no config.json); give the folder that holds it"
-            )
+            raise PhoenixError(f"the folder {model!r} holds no model (no config.json); give the folder that holds it")
         return
     if not _HUB_ID.fullmatch(model):
-        raise PhoenixError(
-            f"model {model!r} is neither a folder, nor a hub id (owner/name), nor embedded:gemma-3-270m"
-        )
+        raise PhoenixError(f"model {model!r} is neither a folder, nor a hub id (owner/name), nor embedded:gemma-3-270m")
 
 
 def locate(model: str, languages: tuple[str, ...]) -> str:
@@ -92,9 +88,7 @@ def _padding_token(tokenizer: PreTrainedTokenizerBase, model: str) -> str:
     spare = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     spare = [token for token in spare if token not in in_use]
     if not spare:
-        raise PhoenixError(
-            f"the tokenizer of {model} has no spare special token to pad with; choose another model"
-        )
+        raise PhoenixError(f"the tokenizer of {model} has no spare special token to pad with; choose another model")
     named = [token for token in spare if "pad" in token.lower()]
     if tokenizer.unk_token in spare:
         named.append(tokenizer.unk_token)
@@ -174,6 +168,23 @@ def _not_loadable(model: str, error: Exception) -> PhoenixError:
         f"{model} could not be loaded ({reason}); check the name, the network and, for a model behind a "
         "licence, HF_TOKEN"
     )
+
+
+@contextlib.contextmanager
+def merged(model: PreTrainedModel) -> Iterator[None]:
+    """Add the active adapter to the base weights while the block lasts, so that decoding pays for no extra layers.
+
+    Nothing happens to a model without adapters, nor to a quantised one, whose rounding a merge would change.
+    Afterwards the base weights are as before up to float rounding.
+    """
+    active = hasattr(model, "merge_adapter") and not getattr(model, "is_quantized", False)
+    if active:
+        model.merge_adapter()
+    try:
+        yield
+    finally:
+        if active:
+            model.unmerge_adapter()
 
 
 def write_lineage(folder: Path, model: PreTrainedModel, base: str, **facts: object) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +36,21 @@ def json_literal(value: Any) -> str:
 
 def install_source(extras: str, url: str) -> str:
     """The install cell: on Colab, fetch the project with its pinned versions; elsewhere, do nothing."""
-    return "\n".join([
-        "import importlib.util, subprocess, sys",
-        "",
-        "if importlib.util.find_spec('phoenix_utils') is None:  # a fresh Colab: nothing is imported before the pins",
-        f"    subprocess.run(['git', 'clone', '-q', '{url}', 'phoenix'], check=True)",
-        "    install = [sys.executable, '-m', 'pip', 'install', '-q', '-c', 'phoenix/constraints/gpu.txt']",
-        f"    subprocess.run([*install, '-e', 'phoenix{extras}'], check=True)",
-        "    sys.path.insert(0, 'phoenix')",
-        "",
-        "from phoenix_utils.artifacts import installed_versions",
-        "",
-        "installed_versions()",
-    ])
+    return "\n".join(
+        [
+            "import importlib.util, subprocess, sys",
+            "",
+            "if importlib.util.find_spec('phoenix_utils') is None:  # a fresh Colab: the pins come before any import",
+            f"    subprocess.run(['git', 'clone', '-q', '{url}', 'phoenix'], check=True)",
+            "    install = [sys.executable, '-m', 'pip', 'install', '-q', '-c', 'phoenix/constraints/gpu.txt']",
+            f"    subprocess.run([*install, '-e', 'phoenix{extras}'], check=True)",
+            "    sys.path.insert(0, 'phoenix')",
+            "",
+            "from phoenix_utils.artifacts import installed_versions",
+            "",
+            "installed_versions()",
+        ]
+    )
 
 
 def badge_url(url: str, notebook: str) -> str:
@@ -129,7 +130,7 @@ def fill_notebook(path: Path, model: type[StageSettings], url: str) -> bool:
         if "parameters" in tags:
             cell.source = parameters_source(model)
         elif "install" in tags:
-            cell.source = install_source("[notebooks]", url)
+            cell.source = install_source("[qlora]", url)
         elif cell.cell_type == "markdown":
             cell.source = BADGE.sub(rf"\g<1>{badge_url(url, path.name)}\g<2>", cell.source)
         if cell.cell_type == "code":
@@ -152,19 +153,3 @@ def repository_url(root: Path) -> str:
     import yaml
 
     return yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"].rstrip("/")
-
-
-def main() -> None:
-    """Write the generated cells of every stage's notebook; `make notebooks` calls this."""
-    from phoenix_utils.pipeline import STAGES, notebook_path
-    from phoenix_utils.artifacts import project_root
-
-    root = project_root()
-    for stage in STAGES.values():
-        path = notebook_path(stage.name)
-        changed = fill_notebook(path, stage.settings_model(), repository_url(root))
-        sys.stdout.write(f"{'written' if changed else 'unchanged'}  {path.name}\n")
-
-
-if __name__ == "__main__":
-    main()

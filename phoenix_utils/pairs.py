@@ -121,9 +121,7 @@ def foreign_share(text: str, language: str, source_language: str) -> float | Non
     return foreign / total if total else None
 
 
-def wrong_language(
-    translation: str, language: str, source_language: str, max_share: float = 0.3
-) -> str | None:
+def wrong_language(translation: str, language: str, source_language: str, max_share: float = 0.3) -> str | None:
     """Reason if more than ``max_share`` of the translation's prose is not in the target language."""
     share = foreign_share(translation, language, source_language)
     if share is None or share <= max_share:

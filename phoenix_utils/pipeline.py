@@ -1,7 +1,7 @@
 """The runner: validate everything, then run each stage's notebook in a process of its own, skip, resume, report.
 
-    plan = make_plan("mini", overrides={"sft": {"learning_rate": "1e-4"}}, out="runs/try")
-    execute(plan)
+plan = make_plan("mini", overrides={"sft": {"learning_rate": "1e-4"}}, out="runs/try")
+execute(plan)
 """
 
 from __future__ import annotations
@@ -80,14 +80,28 @@ def notebook_path(stage: str) -> Path:
     return data_folder("notebooks") / f"{STAGE_FOLDERS[stage]}.ipynb"
 
 
+def fill_notebooks() -> list[str]:
+    """Write the generated cells of every stage's notebook into the checkout; returns the names that changed."""
+    url = notebooks.repository_url(data_folder("notebooks").parent)
+    paths = {name: notebook_path(name) for name in STAGES}
+    return [
+        path.name for name, path in paths.items() if notebooks.fill_notebook(path, STAGES[name].settings_model(), url)
+    ]
+
+
 def settings_models() -> dict[str, type[StageSettings]]:
     """The settings model of every stage."""
     return {name: stage.settings_model() for name, stage in STAGES.items()}
 
 
 def make_plan(
-    profile_name: str, overrides: list[str] | None = None, out: str | None = None, *,
-    start: str | None = None, only: str | None = None, redo: bool = False,
+    profile_name: str,
+    overrides: list[str] | None = None,
+    out: str | None = None,
+    *,
+    start: str | None = None,
+    only: str | None = None,
+    redo: bool = False,
 ) -> Plan:
     """Validate a run as far as that goes without starting it.
 
@@ -106,7 +120,7 @@ def make_plan(
         for name, settings in profile.stages.items()
     }
     profile = profile.model_copy(update={"stages": stages})
-    wanted = [only] if only else list(STAGES)[list(STAGES).index(start) if start else 0:]
+    wanted = [only] if only else list(STAGES)[list(STAGES).index(start) if start else 0 :]
     plan = Plan(profile, run_dir, wanted)
     for name in STAGES:
         notebooks.check_notebook(notebook_path(name), STAGES[name].settings_model())
@@ -159,9 +173,7 @@ def _hub_problems(plan: Plan) -> list[str]:
     names = [plan.settings(name).model for name in plan.stages]
     models = [name for name in names if not name.startswith("embedded:") and not Path(name).expanduser().is_dir()]
     sources = STAGES["translation"].inputs(plan.settings("translation")) if "translation" in plan.stages else {}
-    datasets = [
-        source.removeprefix("hub:").partition(":")[0] for source in sources.values() if isinstance(source, str)
-    ]
+    datasets = [source.removeprefix("hub:").partition(":")[0] for source in sources.values() if isinstance(source, str)]
     return hub.unreachable(models, datasets)
 
 
@@ -265,8 +277,13 @@ def run_notebook(stage: str, settings: StageSettings, show_line: Callable[[str],
     failure = None
     try:
         papermill.execute_notebook(
-            str(source), str(partial), parameters=parameters, progress_bar=False, kernel_name="python3",
-            cwd=os.getcwd(), request_save_on_cell_execute=False,
+            str(source),
+            str(partial),
+            parameters=parameters,
+            progress_bar=False,
+            kernel_name="python3",
+            cwd=os.getcwd(),
+            request_save_on_cell_execute=False,
             # ipykernel warns of its local TCP port at every start, in the middle of our progress lines.
             extra_arguments=["--log-level=ERROR"],
         )
@@ -275,7 +292,8 @@ def run_notebook(stage: str, settings: StageSettings, show_line: Callable[[str],
     except DeadKernelError:
         raise StageFailed(
             f"{STAGE_FOLDERS[stage]}: its process was killed, most often because memory ran out; free memory or lower "
-            "the batch size, then run the same command again, it resumes", False,
+            "the batch size, then run the same command again, it resumes",
+            False,
         ) from None
     finally:
         stop()

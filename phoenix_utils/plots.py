@@ -201,9 +201,7 @@ def histogram(
     edges = np.histogram_bin_edges(present, bins=bins)
     for position, (name, values) in enumerate(series.items()):
         ax.hist(list(values), bins=edges, histtype="stepfilled", alpha=0.25, color=colour(name, position))
-        ax.hist(
-            list(values), bins=edges, histtype="step", linewidth=1.8, color=colour(name, position), label=name
-        )
+        ax.hist(list(values), bins=edges, histtype="step", linewidth=1.8, color=colour(name, position), label=name)
     if len(series) > 1:
         ax.legend()
     ax.set_title(title)

@@ -92,7 +92,9 @@ def _explain(model: type[BaseModel], problem: dict[str, Any], prefix: str) -> st
     key = ".".join(str(part) for part in problem["loc"])
     full, given = f"{prefix}{key}", problem["input"]
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {full!r}{_did_you_mean(key, model.model_fields)}; known keys: {', '.join(model.model_fields)}"
+        return (
+            f"unknown key {full!r}{_did_you_mean(key, model.model_fields)}; known keys: {', '.join(model.model_fields)}"
+        )
     if problem["type"] == "missing":
         return f"{full} is missing; add it to the profile"
     advice = ""
@@ -168,10 +170,14 @@ def load_profile(
         section = {} if section is None else section
         if not isinstance(section, dict):
             raise PhoenixError(f"{path.name}: {stage} is {section!r}; a section of settings is wanted")
-        values = {**shared, **section, **{
-            key: parse_override(model, key, text, f"{stage}.")
-            for key, text in (overrides or {}).get(stage, {}).items()
-        }}
+        values = {
+            **shared,
+            **section,
+            **{
+                key: parse_override(model, key, text, f"{stage}.")
+                for key, text in (overrides or {}).get(stage, {}).items()
+            },
+        }
         stages[stage] = build_settings(model, values, f"{stage}.")
     needs = data.get("hardware") or {}
     if not isinstance(needs, dict):

@@ -44,9 +44,9 @@ def sample_answers(
         else:
             base = base or models.load_model(settings.model, languages)
             model = models.load_adapter(base, folder, base=settings.model) if folder else base
-        for row, answer in zip(
-            rows, TransformersEngine(model, tokenizer).generate(texts, params), strict=True
-        ):
+        with models.merged(model):
+            answers = TransformersEngine(model, tokenizer).generate(texts, params)
+        for row, answer in zip(rows, answers, strict=True):
             row[stage] = answer
         if model is not base and folder.name == "adapter":
             base = model.unload()
@@ -78,6 +78,4 @@ def samples_html(rows: Sequence[dict[str, Any]]) -> str:
 
 def _answer_html(answer: Completion) -> str:
     ended = "■ stopped by itself" if answer.finish_reason == "stop" else "… cut off at the limit"
-    return (
-        f"{html.escape(answer.text.strip()) or '(nothing)'}<br><small style='color:#767676'>{ended}</small>"
-    )
+    return f"{html.escape(answer.text.strip()) or '(nothing)'}<br><small style='color:#767676'>{ended}</small>"

@@ -126,9 +126,7 @@ def paired_difference(
     narrower than those of a and b suggest. Raises ValueError where the two have different lengths.
     """
     if len(a) != len(b):
-        raise ValueError(
-            f"paired_difference got {len(a)} and {len(b)} values; both need one value for each unit"
-        )
+        raise ValueError(f"paired_difference got {len(a)} and {len(b)} values; both need one value for each unit")
     return bootstrap_mean(np.asarray(b, float) - np.asarray(a, float), seed=seed, n=n, level=level)
 
 

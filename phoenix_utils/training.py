@@ -260,25 +260,6 @@ def read_curve(folder: Path, key: str = "loss") -> list[tuple[int, float]]:
 
 
 @contextlib.contextmanager
-def trained_positions_only() -> Iterator[None]:
-    """Let TRL's LM head look at the positions with loss only, as it does on GPUs, on every device.
-
-    Where there is no Triton, TRL 1.16 computes log-probabilities over the vocabulary for prompts and padding
-    as well and then drops them, since some accelerators want tensors whose shape never changes. On a CPU,
-    with a vocabulary as wide as half the model, that is a good part of a step. The results are the same
-    (tested).
-    """
-    import trl.trainer.utils as trl_utils
-
-    original = trl_utils._use_triton
-    trl_utils._use_triton = lambda device: True
-    try:
-        yield
-    finally:
-        trl_utils._use_triton = original
-
-
-@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars, notices and telemetry away; errors still show."""
     import datasets

@@ -73,9 +73,7 @@ def specification(tokenizer) -> dict:
     model = spec.get("model", {})
     kind = model.get("type", type(tokenizer).__name__)
     if kind != "BPE":
-        raise PhoenixError(
-            f"the vocabulary of a {kind} tokenizer cannot be trimmed: only that of a BPE one can."
-        )
+        raise PhoenixError(f"the vocabulary of a {kind} tokenizer cannot be trimmed: only that of a BPE one can.")
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise PhoenixError("BPE vocabularies with subword prefixes or word suffixes cannot be trimmed.")
     # tokenizers before 0.20 wrote a merge as one string
@@ -174,9 +172,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def _is_byte_level(spec: dict) -> bool:
-    return any(
-        _holds_type(spec.get(part), "ByteLevel") for part in ("normalizer", "pre_tokenizer", "decoder")
-    )
+    return any(_holds_type(spec.get(part), "ByteLevel") for part in ("normalizer", "pre_tokenizer", "decoder"))
 
 
 def _holds_type(value, kind: str) -> bool:
@@ -260,9 +256,7 @@ def trim_tokenizer(tokenizer, kept: Sequence[int]):
 
     backend = Tokenizer.from_str(json.dumps(trim_specification(specification(tokenizer), kept)))
     if lost := [token for token in tokenizer.all_special_tokens if backend.token_to_id(token) is None]:
-        raise PhoenixError(
-            f"special tokens {lost} are not among the kept ones: add them to the covered texts."
-        )
+        raise PhoenixError(f"special tokens {lost} are not among the kept ones: add them to the covered texts.")
     settings = ("chat_template", "padding_side", "truncation_side", "model_max_length")
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -62,9 +62,7 @@ def word_list(language: str) -> Path | None:
     code = code.split("-")[0]
     code = _SAME_LIST.get(code, code)
     folder = Path(spec.submodule_search_locations[0]) / "data"
-    return next(
-        (f for size in ("large", "small") if (f := folder / f"{size}_{code}.msgpack.gz").is_file()), None
-    )
+    return next((f for size in ("large", "small") if (f := folder / f"{size}_{code}.msgpack.gz").is_file()), None)
 
 
 def corpora_files() -> list[Path]:

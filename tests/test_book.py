@@ -96,10 +96,14 @@ def test_a_failed_or_half_executed_notebook_is_refused(book, tmp_path):
         book.build(tmp_path / "runs/mini")
 
 
-@pytest.mark.parametrize("tag", [
-    '<img src="https://example.org/a.png">', '<script src="//example.org/a.js"></script>',
-    '<link rel="stylesheet" href="https://example.org/a.css">',
-])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '<img src="https://example.org/a.png">',
+        '<script src="//example.org/a.js"></script>',
+        '<link rel="stylesheet" href="https://example.org/a.css">',
+    ],
+)
 def test_a_page_that_fetches_from_the_network_is_refused(book, tmp_path, tag):
     (tmp_path / "page.html").write_text(f'<a href="https://example.org">a link is fine</a>{tag}')
     with pytest.raises(PhoenixError, match="page.html fetches (https:)?//example.org/a"):

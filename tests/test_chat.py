@@ -34,9 +34,7 @@ def test_a_conversation_reads_as_zephyr_writes_it(gemma, gpt):
         "<|system|>\nAntworte kurz.E\n<|user|>\nWie heißt du?E\n<|assistant|>\nPhönix.E\n"
         "<|user|>\nUnd weiter?\n- Name\n- OrtE\n<|assistant|>\nNichts weiter.E"
     )
-    assert chat.render(gemma, MULTI_TURN, add_generation_prompt=False) == "<bos>" + expected.replace(
-        "E", "<eos>"
-    )
+    assert chat.render(gemma, MULTI_TURN, add_generation_prompt=False) == "<bos>" + expected.replace("E", "<eos>")
     assert chat.render(gpt, MULTI_TURN, add_generation_prompt=False) == expected.replace("E", "<|endoftext|>")
 
 
@@ -112,9 +110,7 @@ def test_ordinary_text_is_never_changed(gemma):
 def test_a_tokenizer_without_a_template_is_read_with_ours():
     tokenizer = tiny_models.gemma_like()
     assert tokenizer.chat_template is None
-    assert chat.render(tokenizer, MULTI_TURN) == chat.render(
-        chat.apply_template(tiny_models.gemma_like()), MULTI_TURN
-    )
+    assert chat.render(tokenizer, MULTI_TURN) == chat.render(chat.apply_template(tiny_models.gemma_like()), MULTI_TURN)
 
 
 def test_the_saved_tokenizer_reads_alike(gemma, tmp_path):

@@ -294,9 +294,7 @@ def test_hub_that_cannot_be_reached(monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        PhoenixError, match="'nobody/nothing' is no local file, and the hub could not give it"
-    ):
+    with pytest.raises(PhoenixError, match="'nobody/nothing' is no local file, and the hub could not give it"):
         next(corpora.read_chat("nobody/nothing"))
 
 

@@ -86,11 +86,7 @@ def test_conversations_are_varied():
     rows = raw("conversations.jsonl")
     assert sum(len(row["messages"]) > 2 for row in rows) >= 16
     answers = "\n".join(message["content"] for row in rows for message in row["messages"])
-    assert (
-        "```" in answers
-        and re.search(r"^\|", answers, re.MULTILINE)
-        and re.search(r"^[-*] ", answers, re.MULTILINE)
-    )
+    assert "```" in answers and re.search(r"^\|", answers, re.MULTILINE) and re.search(r"^[-*] ", answers, re.MULTILINE)
     assert re.search(r"\$[^$]+\$|\\\(", answers)
 
 

@@ -34,9 +34,7 @@ def model_folder(tmp_path_factory):
 
 def sft_run(directory, model_folder, **changes):
     """A run directory in which filtering and SFT are done."""
-    tiny_models.save_kept_rows(
-        directory, tiny_models.rows("conversations", 8), tiny_models.rows("preferences", PAIRS)
-    )
+    tiny_models.save_kept_rows(directory, tiny_models.rows("conversations", 8), tiny_models.rows("preferences", PAIRS))
     values = {
         "learning_rate": 2e-2,
         "lora_r": 4,
@@ -96,9 +94,7 @@ def built_trainer(settings):
 
 
 def whole_batch(trainer):
-    return trainer.data_collator(
-        [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
-    )
+    return trainer.data_collator([trainer.train_dataset[index] for index in range(len(trainer.train_dataset))])
 
 
 numbers = st.floats(-50, 0, allow_nan=False)
@@ -140,9 +136,7 @@ def test_the_reference_is_the_sft_model_and_training_starts_at_ln_2(settings):
             base_chosen, _ = answer_logprobs(sft, batch)
     assert torch.allclose(chosen, batch["ref_chosen_logps"], atol=1e-2, rtol=1e-5)
     assert torch.allclose(rejected, batch["ref_rejected_logps"], atol=1e-2, rtol=1e-5)
-    assert (chosen - base_chosen).abs().min() > 0.1, (
-        "the SFT adapter should matter for this test to say anything"
-    )
+    assert (chosen - base_chosen).abs().min() > 0.1, "the SFT adapter should matter for this test to say anything"
     frozen = {name for name, p in trainer.model.named_parameters() if not p.requires_grad}
     assert all(".ref." in name or "lora" not in name for name in frozen)
     assert not any(p.requires_grad for name, p in trainer.model.named_parameters() if ".ref." in name)
@@ -238,9 +232,7 @@ def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path)
     process.wait()
     metrics = run(settings)
     assert 4 <= metrics["resumed_from_step"] < metrics["steps"] == 9
-    assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-4), (
-        "the reference is still the SFT model"
-    )
+    assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-4), "the reference is still the SFT model"
     log, whole = training.read_log(folder_of(settings)), training.read_log(tmp_path / "whole")
     assert [row["loss"] for row in log] == pytest.approx([row["loss"] for row in whole], abs=1e-6)
     resumed, never = weights_of(folder_of(settings)), weights_of(tmp_path / "whole")
@@ -275,9 +267,7 @@ def test_after_full_fine_tuning_the_whole_model_is_handed_over(model_folder, tmp
     assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-4)
     assert (folder_of(settings) / "model" / "config.json").is_file()
     with pytest.raises(PhoenixError, match="method full, DPO is to use lora"):
-        dpo_stage.load_sft_model(
-            settings.model_copy(update={"method": "lora"}), hardware.describe(), "float32"
-        )
+        dpo_stage.load_sft_model(settings.model_copy(update={"method": "lora"}), hardware.describe(), "float32")
 
 
 def test_four_bit_base_weights_are_trained_on(settings, model_folder, tmp_path):

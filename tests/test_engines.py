@@ -9,8 +9,11 @@ from phoenix_utils.engines import GenerationParams, TransformersEngine
 from phoenix_utils.errors import PhoenixError
 
 PROMPTS = [
-    "Once upon a time there was a fox.", "Hi", "One two three four five six seven eight nine ten eleven.",
-    "a b", "What is the question that nobody asks?",
+    "Once upon a time there was a fox.",
+    "Hi",
+    "One two three four five six seven eight nine ten eleven.",
+    "a b",
+    "What is the question that nobody asks?",
 ]
 SHARED = "The examples that every prompt begins with are long. "
 
@@ -22,18 +25,26 @@ def tokenizer():
     inner = Tokenizer(models.BPE(vocabulary, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
 
 
 def tiny_model(sliding_window: int = 512):
     torch.manual_seed(0)
     config = Gemma3TextConfig(
-        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=16, sliding_window=sliding_window, eos_token_id=1, pad_token_id=0,
-        layer_types=["sliding_attention", "full_attention", "sliding_attention"], query_pre_attn_scalar=16,
-        bos_token_id=2, initializer_range=0.4,
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=sliding_window,
+        eos_token_id=1,
+        pad_token_id=0,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        query_pre_attn_scalar=16,
+        bos_token_id=2,
+        initializer_range=0.4,
     )
     return Gemma3ForCausalLM(config).eval()
 
@@ -47,7 +58,7 @@ def expected(model, tokenizer, prompt: str, **options) -> str:
     ids = tokenizer(prompt, return_tensors="pt")
     with torch.no_grad():
         out = model.generate(**ids, max_new_tokens=24, do_sample=False, pad_token_id=0, **options)
-    return tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
+    return tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
@@ -118,8 +129,11 @@ def test_scores_equal_a_direct_computation(model, tokenizer):
 def test_batches_are_reported_as_they_finish_and_results_keep_their_order(model, tokenizer):
     seen = {}
     engine = TransformersEngine(model, tokenizer, max_rows=2)
-    done = engine.generate(PROMPTS, GenerationParams(max_new_tokens=4),
-                           lambda places, batch: seen.update(zip(places, batch, strict=True)))
+    done = engine.generate(
+        PROMPTS,
+        GenerationParams(max_new_tokens=4),
+        lambda places, batch: seen.update(zip(places, batch, strict=True)),
+    )
     assert [seen[place] for place in range(len(PROMPTS))] == done
 
 

@@ -89,9 +89,7 @@ def test_word_pairs_ignore_case_and_punctuation():
 
 @given(
     st.lists(
-        st.tuples(
-            st.text(alphabet="abä \n.", max_size=25), st.text(alphabet="abä .", min_size=1, max_size=25)
-        ),
+        st.tuples(st.text(alphabet="abä \n.", max_size=25), st.text(alphabet="abä .", min_size=1, max_size=25)),
         min_size=1,
         max_size=5,
     )
@@ -148,9 +146,7 @@ def test_plain_prompt_is_plain():
 
 def test_what_is_named_for_later_is_said_in_sentences():
     assert EvaluationSettings().not_run() == []
-    named = EvaluationSettings(
-        judge="some-judge", mt_bench="some/questions", harness_tasks=["arc_de"]
-    ).not_run()
+    named = EvaluationSettings(judge="some-judge", mt_bench="some/questions", harness_tasks=["arc_de"]).not_run()
     assert len(named) == 2
     assert "some-judge" in named[0] and "some/questions" in named[0] and "arc_de" in named[1]
     assert all("not run" in sentence for sentence in named)
@@ -200,9 +196,7 @@ def hand_made():
         for turn in (0, 1):
             text = "" if base and turn else GERMAN
             written.append(
-                answer_row(
-                    model, "c", text, reference=GERMAN, turn=turn, kind="conversation", prompt=f"Und {turn}?"
-                )
+                answer_row(model, "c", text, reference=GERMAN, turn=turn, kind="conversation", prompt=f"Und {turn}?")
             )
             likely.append(logprob_row(model, "reference", "c", -40.0 if base else -20.0 - turn, turn=turn))
             likely.append(logprob_row(model, "reference", "d", -30.0, turn=turn))
@@ -220,9 +214,7 @@ def test_scores_of_hand_made_answers(hand_made):
     found, differences = scores.evaluate(*hand_made, samples=500, seed=0)
     assert set(found) == {"base", "sft", "dpo"}
     assert all(set(values) == set(scores.METRICS) for values in found.values())
-    assert all(
-        set(item) == {"value", "low", "high", "n"} for values in found.values() for item in values.values()
-    )
+    assert all(set(item) == {"value", "low", "high", "n"} for values in found.values() for item in values.values())
     base, sft, dpo = found["base"], found["sft"], found["dpo"]
     assert base["target_language_share"]["value"] == pytest.approx(1 / 6)
     assert sft["target_language_share"]["value"] == 1 and sft["target_language_share"]["n"] == 5
@@ -268,12 +260,8 @@ def tiny(tmp_path_factory):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(
-        [GERMAN, ENGLISH, *(p.reference for p in prompts.held_out_prompts("de"))], trainer
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+    tokenizer.train_from_iterator([GERMAN, ENGLISH, *(p.reference for p in prompts.held_out_prompts("de"))], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     chat.apply_template(fast)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -390,9 +378,7 @@ def test_run_makes_every_product_and_is_skipped_the_second_time(trained_run):
     found = read_json(folder / "scores.json")
     assert list(found) == ["base", "sft", "dpo"]
     nll = [found[model]["nll_per_token"]["value"] for model in found]
-    assert len(set(nll)) == 3 and all(
-        math.isfinite(value) for value in nll
-    )  # the adapters were really switched
+    assert len(set(nll)) == 3 and all(math.isfinite(value) for value in nll)  # the adapters were really switched
     manifest = read_json(folder / "manifest.json")
     assert manifest["status"] == "complete" and manifest["counts"]["prompts"] == 6
     assert manifest["notes"]["dtype"] == "float32"
@@ -444,9 +430,7 @@ def test_whole_models_of_full_fine_tuning_are_evaluated_too(trained_run, tiny):
         tokenizer.save_pretrained(target)
     rows = list(read_rows(stage.run(trained_run) / "logprobs.parquet"))
     for name, model in tuned.items():
-        wanted = likelihood.score_pairs(
-            TransformersEngine(model, tokenizer), name, prompts.held_out_pairs("de"), "de"
-        )
+        wanted = likelihood.score_pairs(TransformersEngine(model, tokenizer), name, prompts.held_out_pairs("de"), "de")
         stored = [row["logprob"] for row in rows if row["model"] == name and row["kind"] != "reference"]
         assert stored == pytest.approx([row["logprob"] for row in wanted], rel=1e-4)
 
@@ -518,9 +502,7 @@ def test_report_escapes_everything_a_model_wrote(finished):
     assert not any(key.startswith("on") for _, attributes in tags.seen for key in attributes)
     assert "&lt;script&gt;alert(" in page and "ju&lt;b&gt;dge" in page
     sources = [attributes["src"] for tag, attributes in tags.seen if tag == "img"]
-    assert len(sources) == len(scores.METRICS) and all(
-        src.startswith("data:image/svg+xml") for src in sources
-    )
+    assert len(sources) == len(scores.METRICS) and all(src.startswith("data:image/svg+xml") for src in sources)
     assert not any(str(attributes.get("href", "")).startswith("http") for _, attributes in tags.seen)
 
 
@@ -555,9 +537,7 @@ def test_views_escape_too_and_draw(finished):
         assert tags.open == []
     assert views.answers_side_by_side(folder, kind="conversation").count('class="card"') == 2
     views.plot_scores(folder)
-    assert [
-        label.get_text() for label in views.plot_differences(folder, "nll_per_token").get_yticklabels()
-    ] == [
+    assert [label.get_text() for label in views.plot_differences(folder, "nll_per_token").get_yticklabels()] == [
         "SFT − Base",
         "DPO − SFT",
     ]

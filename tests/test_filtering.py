@@ -41,9 +41,7 @@ def translated_chat() -> list[dict]:
     for row in corpora.held_out_chat("en"):
         target = german[row["prompt_id"]]["messages"]
         texts = [{str(i): m["content"] for i, m in enumerate(side)} for side in (row["messages"], target)]
-        rows.append(
-            {**row, "messages": target, "messages_source": row["messages"], "segments": segments(*texts)}
-        )
+        rows.append({**row, "messages": target, "messages_source": row["messages"], "segments": segments(*texts)})
     return rows
 
 
@@ -95,8 +93,7 @@ def spoil(row: dict, how: str) -> dict:
         "truncation, open code": f"{text}\n\n```python\nprint(1)",
         "truncation, cut": text[:-8].rstrip(' .,;:!?"“”)0123456789*–-') or "x",
         "repetition, phrase": text + " und so weiter und so fort" * 8,
-        "repetition, sentence": text
-        + "".join(f" {word}! Das weiß ich leider nicht genau." for word in "abcdef"),
+        "repetition, sentence": text + "".join(f" {word}! Das weiß ich leider nicht genau." for word in "abcdef"),
         "repetition, letters": text + " se" + "hr" * 30,
         "too_long": text + "".join(f" Zahl {number} folgt auf {number - 1}." for number in range(900)),
     }
@@ -156,9 +153,7 @@ def test_a_row_carries_all_its_reasons(row, how):
 
 def test_rows_without_audit_columns_are_judged_by_what_is_there():
     for row in CHAT + PREFERENCES:
-        bare = {
-            name: value for name, value in row.items() if name != "segments" and not name.endswith("_source")
-        }
+        bare = {name: value for name, value in row.items() if name != "segments" and not name.endswith("_source")}
         assert judge(bare) == set()
     bare = {"messages": CHAT[0]["messages"]}
     assert [source for _, source, _ in parts(bare)] == [None] * len(bare["messages"])
@@ -215,13 +210,8 @@ def count_tokens(trimmed_model_dir):
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory, trimmed_model_dir):
     """A finished run over all human rows and one spoiled copy of a row for each fault."""
-    spoiled = [
-        {**spoil(long_chat(CHAT)[0], how), "prompt_id": f"bad {how}", "license": "mit"} for how in FAULTS
-    ]
-    pairs = [
-        {**spoil(long_chat(PREFERENCES)[0], how), "prompt_id": f"bad {how}"}
-        for how in [*FAULTS, "same_answers"]
-    ]
+    spoiled = [{**spoil(long_chat(CHAT)[0], how), "prompt_id": f"bad {how}", "license": "mit"} for how in FAULTS]
+    pairs = [{**spoil(long_chat(PREFERENCES)[0], how), "prompt_id": f"bad {how}"} for how in [*FAULTS, "same_answers"]]
     model = str(trimmed_model_dir)
     limits = write_run(tmp_path_factory.mktemp("run"), CHAT + spoiled, pairs + PREFERENCES, model=model)
     return limits, run(limits)
@@ -230,9 +220,7 @@ def mixed(tmp_path_factory, trimmed_model_dir):
 def test_stage_keeps_the_good_and_names_the_bad(mixed):
     limits, summary = mixed
     assert [row["prompt_id"] for row in read(limits, "chat")] == [row["prompt_id"] for row in CHAT]
-    assert [row["prompt_id"] for row in read(limits, "preferences")] == [
-        row["prompt_id"] for row in PREFERENCES
-    ]
+    assert [row["prompt_id"] for row in read(limits, "preferences")] == [row["prompt_id"] for row in PREFERENCES]
     rejected = read(limits, "rejected")
     assert len(rejected) == 2 * len(FAULTS) + 1
     for row in rejected:
@@ -325,9 +313,7 @@ def test_rows_in_are_rows_kept_plus_rows_rejected(tmp_path_factory, count_tokens
 def test_nothing_kept_is_an_error_that_counts_the_reasons(tmp_path, count_tokens):
     bad = [spoil(row, "copied, whole") for row in long_chat(CHAT)]
     limits = write_run(tmp_path, bad, PREFERENCES)
-    with pytest.raises(
-        PhoenixError, match=rf"None of the {len(bad)} translated chat rows .*copied {len(bad)}"
-    ):
+    with pytest.raises(PhoenixError, match=rf"None of the {len(bad)} translated chat rows .*copied {len(bad)}"):
         run(limits)
     folder = artifacts.stage_path(limits.run_dir, "filtering")
     assert not (folder / "chat.parquet").exists()

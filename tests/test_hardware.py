@@ -58,9 +58,7 @@ def test_this_machine_is_described():
 
 
 def test_describing_needs_no_torch():
-    code = (
-        "import sys; from phoenix_utils import hardware; hardware.describe(); print('torch' in sys.modules)"
-    )
+    code = "import sys; from phoenix_utils import hardware; hardware.describe(); print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 
@@ -127,9 +125,7 @@ def test_more_of_anything_takes_more_memory(size, method, length, batch):
 
 @given(sizes, lengths, batches)
 def test_qlora_takes_less_than_lora_and_lora_less_than_full(size, length, batch):
-    full, lora, qlora = (
-        estimate_memory_gb(size, method, length, batch) for method in ("full", "lora", "qlora")
-    )
+    full, lora, qlora = (estimate_memory_gb(size, method, length, batch) for method in ("full", "lora", "qlora"))
     assert qlora < lora < full
 
 

@@ -46,7 +46,10 @@ def project_files() -> list[Path]:
     """Everything that is or could be committed."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     return [ROOT / name for name in listed if (ROOT / name).is_file()]
 
@@ -146,10 +149,17 @@ def test_relative_links_lead_somewhere(path):
 
 def test_no_file_names_a_package_registry():
     # The environment decides where packages come from. The names are in pieces so that this file passes too.
-    hosts = [".".join(parts) for parts in (
-        ("pypi", "org"), ("files", "pythonhosted", "org"), ("download", "pytorch", "org"),
-        ("registry", "npmjs", "org"), ("conda", "anaconda", "org"), ("deb", "debian", "org"),
-    )]
+    hosts = [
+        ".".join(parts)
+        for parts in (
+            ("pypi", "org"),
+            ("files", "pythonhosted", "org"),
+            ("download", "pytorch", "org"),
+            ("registry", "npmjs", "org"),
+            ("conda", "anaconda", "org"),
+            ("deb", "debian", "org"),
+        )
+    ]
     for path in project_files():
         content = path.read_bytes()
         for host in hosts:
@@ -180,7 +190,11 @@ def test_make_refuses_an_old_python_in_one_sentence(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     done = subprocess.run(
-        ["make", "env", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        ["make", "env", f"PYTHON={old}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env={"PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 2

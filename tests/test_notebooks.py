@@ -73,14 +73,24 @@ def parameters(notebook):
     return notebooks.tagged_cell(notebook, "parameters")
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda nb: parameters(nb)["metadata"].update(tags=[]), "no cell tagged 'parameters'"),
-    (lambda nb: parameters(nb).update(source="seed = 6 * 7"), "line 1 of the parameters cell is not 'name = literal'"),
-    (lambda nb: parameters(nb).update(source="sede = 42"), "sets the parameter 'sede'"),
-    (lambda nb: parameters(nb).update(source="seed = 42"), "lacks the parameter 'run_dir'"),
-    (lambda nb: parameters(nb).update(
-        source=notebooks.parameters_source(TranslationSettings).replace("seed = 42", "seed = 43")), "sets seed to 43"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda nb: parameters(nb)["metadata"].update(tags=[]), "no cell tagged 'parameters'"),
+        (
+            lambda nb: parameters(nb).update(source="seed = 6 * 7"),
+            "line 1 of the parameters cell is not 'name = literal'",
+        ),
+        (lambda nb: parameters(nb).update(source="sede = 42"), "sets the parameter 'sede'"),
+        (lambda nb: parameters(nb).update(source="seed = 42"), "lacks the parameter 'run_dir'"),
+        (
+            lambda nb: parameters(nb).update(
+                source=notebooks.parameters_source(TranslationSettings).replace("seed = 42", "seed = 43")
+            ),
+            "sets seed to 43",
+        ),
+    ],
+)
 def test_a_notebook_that_left_its_settings_is_refused(tmp_path, change, words):
     with pytest.raises(PhoenixError, match=words):
         notebooks.check_notebook(damaged(tmp_path, change), TranslationSettings)

@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from phoenix_utils import corpora, pairs
 
 SOURCE = "Bread needs flour, water, salt and time. Let the dough rest over night, then bake it very hot."
-GERMAN = (
-    "Brot braucht Mehl, Wasser, Salz und Zeit. "
-    "Lassen Sie den Teig über Nacht ruhen und backen Sie ihn sehr heiß."
-)
+GERMAN = "Brot braucht Mehl, Wasser, Salz und Zeit. Lassen Sie den Teig über Nacht ruhen und backen Sie ihn sehr heiß."
 OTHER = "Many people who live near the river have learned to watch the weather and to help each other."
 
 
@@ -82,10 +79,7 @@ def test_each_fault_is_named(translation, rule):
 def test_repetition_forms():
     sentence = "Das kann ich leider nicht sagen. "
     assert pairs.repeated("Well.", "".join(f"{sentence}Grund {name}. " for name in "ABCDEFG")) is not None
-    assert (
-        pairs.repeated("Well.", "Das ist se" + "hr" * 15)
-        == "a word is stuck: 'hrhrhrhrhrhrhrhrhrhrhrhrhrhrhr'"
-    )
+    assert pairs.repeated("Well.", "Das ist se" + "hr" * 15) == "a word is stuck: 'hrhrhrhrhrhrhrhrhrhrhrhrhrhrhr'"
     assert "in a row" in pairs.repeated("About 10.59 each.", "Das macht " + "10.60, " * 9)
     song = "Row, row, row, row, row, row your boat."
     assert pairs.repeated(song, "Rudre, rudre, rudre, rudre, rudre, rudre dein Boot.") is None
@@ -109,9 +103,7 @@ def test_rules_take_any_text(source, translation):
 
 
 def test_code_formulas_and_addresses_are_not_judged_as_prose():
-    code = (
-        "```python\nfor word in the_list_of_words_that_we_have:\n    print(word)  # print the word here\n```"
-    )
+    code = "```python\nfor word in the_list_of_words_that_we_have:\n    print(word)  # print the word here\n```"
     source, german = (
         f"Use a loop to print every word:\n\n{code}",
         f"Gib jedes Wort in einer Schleife aus:\n\n{code}",
@@ -158,16 +150,12 @@ def test_foreign_share_counts_lines():
     assert pairs.foreign_share(OTHER, "de", "en") == 1
     mixed = pairs.foreign_share(f"{GERMAN}\n{OTHER}", "de", "en")
     assert 0.3 < mixed < 0.6
-    assert "of the text is not in 'de'" in pairs.wrong_language(
-        f"{GERMAN}\n{GERMAN}\n{OTHER}", "de", "en", 0.1
-    )
+    assert "of the text is not in 'de'" in pairs.wrong_language(f"{GERMAN}\n{GERMAN}\n{OTHER}", "de", "en", 0.1)
     assert pairs.foreign_share("42", "de", "en") is None
 
 
 def test_other_languages():
-    french = (
-        "Le pain demande de la farine, de l'eau, du sel et du temps. Laissez reposer la pâte toute la nuit."
-    )
+    french = "Le pain demande de la farine, de l'eau, du sel et du temps. Laissez reposer la pâte toute la nuit."
     assert pairs.wrong_language(french, "fr", "en") is None
     assert pairs.wrong_language(SOURCE, "fr", "en") is not None
     japanese = "パンには小麦粉と水と塩と時間が必要です。生地を一晩寝かせてから、とても熱い窯で焼きます。"

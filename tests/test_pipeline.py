@@ -24,15 +24,18 @@ def phoenix(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
 
 
-@pytest.mark.parametrize("words, sentence", [
-    (["run", "minni"], "unknown profile 'minni' (did you mean 'mini'?)"),
-    (["run", "mini", "--set", "sft.learning_rat=1"], "unknown key 'sft.learning_rat' (did you mean"),
-    (["run", "mini", "--set", "sft.learning_rate=fast"], "sft.learning_rate is 'fast'"),
-    (["run", "mini", "--set", "stf.seed=1"], "unknown stage 'stf' (did you mean 'sft'?)"),
-    (["run", "mini", "--from", "training"], "unknown stage 'training'"),
-    (["run", "mini", "--set", "model=no/such/model"], "no/such/model"),
-    (["check", "mini", "--set", "model=embedded:gpt-9"], "embedded:gpt-9"),
-])
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["run", "minni"], "unknown profile 'minni' (did you mean 'mini'?)"),
+        (["run", "mini", "--set", "sft.learning_rat=1"], "unknown key 'sft.learning_rat' (did you mean"),
+        (["run", "mini", "--set", "sft.learning_rate=fast"], "sft.learning_rate is 'fast'"),
+        (["run", "mini", "--set", "stf.seed=1"], "unknown stage 'stf' (did you mean 'sft'?)"),
+        (["run", "mini", "--from", "training"], "unknown stage 'training'"),
+        (["run", "mini", "--set", "model=no/such/model"], "no/such/model"),
+        (["check", "mini", "--set", "model=embedded:gpt-9"], "embedded:gpt-9"),
+    ],
+)
 def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path, words, sentence):
     out = [] if words[0] == "check" else ["--out", str(tmp_path / "run")]
     done = phoenix(*words, *out)
@@ -44,7 +47,11 @@ def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path, words, sentence):
 def test_bad_data_is_one_sentence_and_exit_code_two(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "odd.jsonl").write_text('{"a": 1, "b": 2}\n')
-    for value, words in (("nowhere.jsonl", "nowhere.jsonl"), ("empty.jsonl", "empty"), ("odd.jsonl", "layout")):
+    for value, words in (
+        ("nowhere.jsonl", "nowhere.jsonl"),
+        ("empty.jsonl", "empty"),
+        ("odd.jsonl", "layout"),
+    ):
         path = tmp_path / value
         done = phoenix("run", "mini", "--set", f"translation.chat={path}", "--out", str(tmp_path / "run"))
         assert done.returncode == 2, done.stderr
@@ -61,7 +68,7 @@ def test_check_prints_every_setting_of_every_profile(name):
         for key in set(model.model_fields) - {"run_dir", "redo"}:
             assert key in done.stdout
     runs = "this machine can run it" in done.stdout
-    assert runs or "cannot run here: needs" in done.stdout
+    assert runs or "cannot run here: " in done.stdout
 
 
 def test_what_the_machine_lacks_is_a_refusal(monkeypatch, tmp_path):
@@ -78,6 +85,13 @@ def test_from_and_only_need_the_stages_before_them(tmp_path):
     with pytest.raises(PhoenixError, match="sft needs translation, which is not finished"):
         pipeline.make_plan("mini", out=str(tmp_path / "run"), start="sft")
     assert pipeline.make_plan("mini", out=str(tmp_path / "run"), only="translation").stages == ["translation"]
+
+
+class NoInputs(pipeline.Stage):
+    """A stage that reads nothing."""
+
+    def inputs(self, settings):
+        return {}
 
 
 class Demo:
@@ -97,10 +111,10 @@ class Demo:
             ),
             nbformat.v4.new_code_cell(source),
         ]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), self.path)
+        language = {"language_info": {"name": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=language), self.path)
         monkeypatch.setattr(pipeline, "notebook_path", lambda stage: self.path)
-        stage = type("S", (), {"inputs": lambda self, settings: {}})()
-        monkeypatch.setitem(pipeline.STAGES, "filtering", stage)
+        monkeypatch.setitem(pipeline.STAGES, "filtering", NoInputs("filtering"))
 
     def run(self, lines):
         profile = pipeline.make_plan("mini").profile.model_copy(update={"stages": {"filtering": self.settings}})

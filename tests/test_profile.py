@@ -43,18 +43,21 @@ def test_a_stage_may_override_a_shared_value(tmp_path):
     assert {settings.language for settings in profile.stages.values()} == {"nl"}
 
 
-@pytest.mark.parametrize("text, words", [
-    ("sft:\n  learning_rat: 0.1\n", r"unknown key 'sft.learning_rat' \(did you mean 'learning_rate'\?\)"),
-    ("stf:\n  seed: 1\n", r"unknown key 'stf' \(did you mean 'sft'\?\)"),
-    ("sft:\n  learning_rate: 2e-4\n", r"sft.learning_rate is '2e-4', a str: .*write 2.0e-4"),
-    ("language: no\n", "reads no, yes, on and off as true or false"),
-    ("sft:\n  num_train_epochs: many\n", "sft.num_train_epochs is 'many'"),
-    ("sft: 3\n", "sft is 3; a section of settings is wanted"),
-    ("hardware:\n  gpu: 1\n", "unknown key 'hardware.gpu'"),
-    ("sft: [\n", "not valid YAML at line"),
-    ("", "is empty"),
-    ("- a\n- b\n", "not a set of keys"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("sft:\n  learning_rat: 0.1\n", r"unknown key 'sft.learning_rat' \(did you mean 'learning_rate'\?\)"),
+        ("stf:\n  seed: 1\n", r"unknown key 'stf' \(did you mean 'sft'\?\)"),
+        ("sft:\n  learning_rate: 2e-4\n", r"sft.learning_rate is '2e-4', a str: .*write 2.0e-4"),
+        ("language: no\n", "reads no, yes, on and off as true or false"),
+        ("sft:\n  num_train_epochs: many\n", "sft.num_train_epochs is 'many'"),
+        ("sft: 3\n", "sft is 3; a section of settings is wanted"),
+        ("hardware:\n  gpu: 1\n", "unknown key 'hardware.gpu'"),
+        ("sft: [\n", "not valid YAML at line"),
+        ("", "is empty"),
+        ("- a\n- b\n", "not a set of keys"),
+    ],
+)
 def test_bad_profiles_get_one_clear_sentence(tmp_path, text, words):
     with pytest.raises(PhoenixError, match=words) as caught:
         load(tmp_path, text)
@@ -83,7 +86,11 @@ def test_overrides_name_stage_and_key():
     shared = parse_overrides(["model=org/student", "seed=7"])
     assert "model" not in shared["translation"] and shared["translation"]["seed"] == "7"
     assert shared["sft"] == {"model": "org/student", "seed": "7"}
-    for wrong, words in (("sft.seed", "has no '='"), ("stf.seed=1", "unknown stage"), ("sed=1", "unknown key")):
+    for wrong, words in (
+        ("sft.seed", "has no '='"),
+        ("stf.seed=1", "unknown stage"),
+        ("sed=1", "unknown key"),
+    ):
         with pytest.raises(PhoenixError, match=words):
             parse_overrides([wrong])
 

@@ -73,9 +73,16 @@ def test_paper_holds_what_the_paper_prints():
 def test_paper_labels_what_the_paper_does_not_state():
     above = comments(FOLDER / "paper.yaml")
     not_stated = [
-        "seed", "sft.num_train_epochs", "dpo.beta", "dpo.max_length",
-        "evaluation.judge", "evaluation.mt_bench",
-        *(f"{stage}.{key}" for stage in ("sft", "dpo")
-          for key in ("learning_rate", "warmup_steps", "weight_decay", "dtype")),
+        "seed",
+        "sft.num_train_epochs",
+        "dpo.beta",
+        "dpo.max_length",
+        "evaluation.judge",
+        "evaluation.mt_bench",
+        *(
+            f"{stage}.{key}"
+            for stage in ("sft", "dpo")
+            for key in ("learning_rate", "warmup_steps", "weight_decay", "dtype")
+        ),
     ]
     assert [name for name in not_stated if not above[name].startswith("inferred:")] == []

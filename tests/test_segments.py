@@ -8,12 +8,34 @@ from hypothesis import strategies as st
 from phoenix_utils import corpora
 from phoenix_utils.translation import split
 
-PIECES = st.sampled_from([
-    "Hello there. How are you?", "- a point", "1. one", "```python\nx = 1\n```", "~~~\nraw", "```", "| a | b |",
-    "|---|---|", "", "   ", "# Title", "> quoted", "$x^2$", "A long line. " * 30, "\t- deep", "ünï", "🙂", "\r", "x\u2028y",
-])
-TEXTS = st.one_of(st.text(max_size=200), st.lists(PIECES, max_size=12).map("\n".join),
-                  st.lists(PIECES, max_size=6).map("\r\n".join))
+PIECES = st.sampled_from(
+    [
+        "Hello there. How are you?",
+        "- a point",
+        "1. one",
+        "```python\nx = 1\n```",
+        "~~~\nraw",
+        "```",
+        "| a | b |",
+        "|---|---|",
+        "",
+        "   ",
+        "# Title",
+        "> quoted",
+        "$x^2$",
+        "A long line. " * 30,
+        "\t- deep",
+        "ünï",
+        "🙂",
+        "\r",
+        "x\u2028y",
+    ]
+)
+TEXTS = st.one_of(
+    st.text(max_size=200),
+    st.lists(PIECES, max_size=12).map("\n".join),
+    st.lists(PIECES, max_size=6).map("\r\n".join),
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -105,9 +105,7 @@ def test_a_run_leaves_an_adapter_that_loads_and_learnt_something(settings):
     assert "generation" in tokenizer.chat_template
     stop = json.loads((folder / "adapter" / "generation_config.json").read_text())
     assert stop["eos_token_id"] == tokenizer.eos_token_id != stop["pad_token_id"]
-    model = models.load_adapter(
-        models.load_model(settings.model, LANGUAGES), folder / "adapter", base=settings.model
-    )
+    model = models.load_adapter(models.load_model(settings.model, LANGUAGES), folder / "adapter", base=settings.model)
     assert model.active_adapters == ["default"]
 
 
@@ -209,9 +207,7 @@ def test_full_fine_tuning_saves_a_whole_model(settings):
     saved = models.load_model(str(folder_of(settings) / "model"), LANGUAGES)
     before = models.load_model(settings.model, LANGUAGES)
     assert metrics["trainable_parameters"] == sum(p.numel() for p in saved.parameters())
-    assert not torch.equal(
-        saved.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight
-    )
+    assert not torch.equal(saved.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
     assert not (folder_of(settings) / "adapter").exists()
 
 
@@ -228,9 +224,7 @@ def test_long_conversations_are_left_out_whole_and_counted(settings, tmp_path):
 
 
 def test_a_limit_below_every_row_is_one_sentence(settings):
-    with pytest.raises(
-        PhoenixError, match="none of the 20 conversations has at most 16 tokens; raise max_length"
-    ):
+    with pytest.raises(PhoenixError, match="none of the 20 conversations has at most 16 tokens; raise max_length"):
         run(settings.model_copy(update={"max_length": 16}))
 
 
@@ -241,9 +235,7 @@ def test_an_empty_answer_is_one_sentence_with_the_row(settings, tmp_path):
         "messages": [{"role": "user", "content": "Hallo"}, {"role": "assistant", "content": ""}],
     }
     tiny_models.save_kept_rows(tmp_path / "run", rows, [])
-    with pytest.raises(
-        PhoenixError, match=f"row '{rows[1]['prompt_id']}': a conversation has an empty assistant turn"
-    ):
+    with pytest.raises(PhoenixError, match=f"row '{rows[1]['prompt_id']}': a conversation has an empty assistant turn"):
         run(settings)
 
 
@@ -297,9 +289,7 @@ def test_the_embedded_model_takes_a_step(trimmed_model_dir, tmp_path):
             "source": "test",
             "license": "CC0-1.0",
         }
-        for number, (question, answer) in enumerate(
-            [("Was ist das?", "Ein Ei."), ("Wer bist du?", "Ich bin Phönix.")]
-        )
+        for number, (question, answer) in enumerate([("Was ist das?", "Ein Ei."), ("Wer bist du?", "Ich bin Phönix.")])
     ]
     tiny_models.save_kept_rows(tmp_path / "run", rows, [])
     settings = SftSettings(
@@ -311,16 +301,11 @@ def test_the_embedded_model_takes_a_step(trimmed_model_dir, tmp_path):
     )
     tokenizer = chat.apply_template(models.load_tokenizer(settings.model, LANGUAGES))
     ids, mask = chat.loss_mask(tokenizer, rows[1]["messages"])
-    assert (
-        tokenizer.decode([token for token, bit in zip(ids, mask, strict=True) if bit])
-        == "Ich bin Phönix.<eos>"
-    )
+    assert tokenizer.decode([token for token, bit in zip(ids, mask, strict=True) if bit]) == "Ich bin Phönix.<eos>"
     metrics = run(settings)
     assert metrics["steps"] == 2 and metrics["loss_last"] < metrics["loss_first"]
     saved = folder_of(settings) / "adapter"
-    assert (
-        json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == settings.model
-    )
+    assert json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == settings.model
     for path in folder_of(settings).rglob("*"):
         if path.is_file():
             assert str(trimmed_model_dir).encode() not in path.read_bytes(), path.name

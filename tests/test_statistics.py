@@ -85,9 +85,7 @@ def test_distinct_share_is_centred_on_its_value():
     items = [[tuple(pair) for pair in generator.integers(0, 40, (60, 2))] for _ in range(20)]
     statistic = s.distinct_share(items)
     plain, centred = s.bootstrap(statistic, 20), s.bootstrap(statistic, 20, centred=True)
-    assert (
-        plain.high < plain.value
-    )  # drawing again loses different pairs: the plain interval misses its own value
+    assert plain.high < plain.value  # drawing again loses different pairs: the plain interval misses its own value
     assert centred.low < centred.value < centred.high
 
 

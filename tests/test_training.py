@@ -158,35 +158,9 @@ def test_trl_sends_no_telemetry(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
-    monkeypatch.setattr(
-        _telemetry, "_start_telemetry_thread", lambda: pytest.fail("telemetry was about to be sent")
-    )
+    monkeypatch.setattr(_telemetry, "_start_telemetry_thread", lambda: pytest.fail("telemetry was about to be sent"))
     with training.quiet():
         _telemetry.send_telemetry("trl/SFTTrainer")
-
-
-def test_looking_at_trained_positions_only_changes_no_result():
-    from trl.trainer import utils as trl_utils
-
-    results = {}
-    for compact in (False, True):
-        model = tiny_models.tiny_llama(300)
-        trl_utils.add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
-        ids = torch.arange(24).reshape(2, 12) + 7
-        labels = ids.masked_fill(torch.arange(12) < 5, -100)
-        labels[1, 9:] = -100
-        with training.trained_positions_only() if compact else training.quiet():
-            out = model(input_ids=ids, labels=labels, fused_lm_head=True)
-            (-out.log_probs.sum()).backward()
-        results[compact] = (
-            out.log_probs,
-            out.entropy,
-            out.is_top1.int(),
-            model.get_input_embeddings().weight.grad,
-        )
-    for plain, compacted in zip(results[False], results[True], strict=True):
-        assert torch.allclose(plain, compacted, atol=1e-5)
-    assert trl_utils._use_triton(torch.device("cpu")) is False
 
 
 # TRL and transformers rename keywords (a known way for tutorials to rot): each that is passed must still

@@ -13,16 +13,30 @@ from phoenix_utils import corpora
 from phoenix_utils.artifacts import read_json, read_rows
 from phoenix_utils.decoding import Completion
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.translation import SegmentStore, Translator, TranslationSettings, prompts, run, translate_texts
+from phoenix_utils.translation import (
+    SegmentStore,
+    TranslationSettings,
+    Translator,
+    prompts,
+    run,
+    translate_texts,
+)
 
 CHAT = [
-    {"prompt_id": "one", "messages": [
-        {"role": "user", "content": "Say hello.\nTwice, please."},
-        {"role": "assistant", "content": "```\nhello\n```\n- hello\n- hello"},
-    ]},
-    {"prompt_id": "two", "messages": [
-        {"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."},
-    ]},
+    {
+        "prompt_id": "one",
+        "messages": [
+            {"role": "user", "content": "Say hello.\nTwice, please."},
+            {"role": "assistant", "content": "```\nhello\n```\n- hello\n- hello"},
+        ],
+    },
+    {
+        "prompt_id": "two",
+        "messages": [
+            {"role": "user", "content": "Say hello."},
+            {"role": "assistant", "content": "Hello."},
+        ],
+    },
 ]
 PAIRS = [{"prompt_id": "p", "prompt": "Say hello.", "chosen": "Hello.", "rejected": "No."}]
 
@@ -51,8 +65,11 @@ class Upper:
 def sources(tmp_path):
     for name, rows in (("chat", CHAT), ("pairs", PAIRS)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return {"chat": str(tmp_path / "chat.jsonl"), "preferences": str(tmp_path / "pairs.jsonl"),
-            "run_dir": str(tmp_path / "run")}
+    return {
+        "chat": str(tmp_path / "chat.jsonl"),
+        "preferences": str(tmp_path / "pairs.jsonl"),
+        "run_dir": str(tmp_path / "run"),
+    }
 
 
 def translate(sources, engine, **changes):
@@ -65,12 +82,18 @@ def test_rows_come_back_in_order_with_structure_and_audit(sources):
     first, second = read_rows(folder / "chat.parquet")
     assert [first["prompt_id"], second["prompt_id"]] == ["one", "two"]
     assert [m["content"] for m in first["messages"]] == [
-        "SAY HELLO.\nTWICE, PLEASE.", "```\nhello\n```\n- HELLO\n- HELLO"
+        "SAY HELLO.\nTWICE, PLEASE.",
+        "```\nhello\n```\n- HELLO\n- HELLO",
     ]
     assert first["messages_source"] == CHAT[0]["messages"]
     assert {s["part"] for s in first["segments"]} == {"0", "1"}
-    assert first["segments"][0] == {"part": "0", "text": "Say hello.", "translation": "SAY HELLO.",
-                                    "finish_reason": "stop", "mean_logprob": -0.5}
+    assert first["segments"][0] == {
+        "part": "0",
+        "text": "Say hello.",
+        "translation": "SAY HELLO.",
+        "finish_reason": "stop",
+        "mean_logprob": -0.5,
+    }
     (pair,) = read_rows(folder / "preferences.parquet")
     assert pair["prompt"] == "SAY HELLO." and pair["rejected"][1]["content"] == "NO."
     assert pair["chosen"][0] == {"role": "user", "content": "SAY HELLO."}
@@ -193,4 +216,8 @@ def test_the_real_model_translates_prose_and_keeps_code(embedded_engine):
     lines = german.split("\n")
     assert lines[1:4] == ["```python", "print('The cat')", "```"] and lines[5].startswith("- ")
     assert "Katze" in lines[0] and "Fenster" in lines[5]
-    assert translate_texts(["", "```\nx\n```", "🙂 42"], translator=translator) == ["", "```\nx\n```", "🙂 42"]
+    assert translate_texts(["", "```\nx\n```", "🙂 42"], translator=translator) == [
+        "",
+        "```\nx\n```",
+        "🙂 42",
+    ]

@@ -31,10 +31,7 @@ def _bpe(specials: list[str]) -> Tokenizer:
         vocab_size=700, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     texts = (
-        m["content"]
-        for name in ("conversations", "conversations.de")
-        for r in rows(name, 64)
-        for m in r["messages"]
+        m["content"] for name in ("conversations", "conversations.de") for r in rows(name, 64) for m in r["messages"]
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -44,9 +41,7 @@ def gemma_like() -> PreTrainedTokenizerFast:
     """A tokenizer that puts <bos> in front of every text and has a <pad> of its own."""
     tokenizer = _bpe(["<pad>", "<eos>", "<bos>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
 def gpt_like(pad_is_eos: bool = True) -> PreTrainedTokenizerFast:

@@ -28,8 +28,7 @@ def read_pairs(path: Path) -> Iterator[dict[str, Any]]:
     """
     for row in artifacts.read_rows(path):
         chosen, rejected = (
-            [{"role": m["role"], "content": m["content"]} for m in row[side]]
-            for side in ("chosen", "rejected")
+            [{"role": m["role"], "content": m["content"]} for m in row[side]] for side in ("chosen", "rejected")
         )
         _check(row["prompt_id"], chosen, rejected)
         yield {
@@ -43,9 +42,7 @@ def read_pairs(path: Path) -> Iterator[dict[str, Any]]:
 def _check(prompt_id: str, chosen: list[dict], rejected: list[dict]) -> None:
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if len(side) < 2 or side[-1]["role"] != "assistant" or not side[-1]["content"].strip():
-            raise PhoenixError(
-                f"row {prompt_id!r}: its {name} side is no prompt with an answer after it; drop the row"
-            )
+            raise PhoenixError(f"row {prompt_id!r}: its {name} side is no prompt with an answer after it; drop the row")
     if chosen[-1]["content"] == rejected[-1]["content"]:
         raise PhoenixError(f"row {prompt_id!r}: chosen equals rejected, which prefers nothing; drop the row")
     if chosen[:-1] != rejected[:-1]:
@@ -67,9 +64,7 @@ def prepare(
         return Dataset.from_file(str(file)), artifacts.read_json(count_file)["too_long"]
     kept, too_long = [], 0
     for pair in pairs:
-        sides = [
-            len(chat.loss_mask(tokenizer, pair["prompt"] + pair[side])[0]) for side in ("chosen", "rejected")
-        ]
+        sides = [len(chat.loss_mask(tokenizer, pair["prompt"] + pair[side])[0]) for side in ("chosen", "rejected")]
         if max(sides) > max_length:
             too_long += 1
             continue

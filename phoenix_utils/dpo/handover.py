@@ -40,9 +40,7 @@ def load_sft_model(settings: DpoSettings, machine: hardware.Hardware, dtype: str
     whole = (folder / "model").is_dir()
     if whole != (settings.method == "full"):
         was, now = ("full", settings.method) if whole else ("lora or qlora", "full")
-        raise PhoenixError(
-            f"the SFT stage was trained with method {was}, DPO is to use {now}; use the same for both"
-        )
+        raise PhoenixError(f"the SFT stage was trained with method {was}, DPO is to use {now}; use the same for both")
     options = {"hardware": machine, "dtype": training.weights_dtype(settings.method, dtype)}
     if whole:
         return models.load_model(str(folder / "model"), languages, **options)
@@ -71,11 +69,7 @@ def check_start(trainer: Any, beta: float, pairs: int = 2) -> StartCheck:
     loss = dpo_loss(*policy, *reference, beta=beta).loss.item()
     difference = max((p - r).abs().max().item() for p, r in zip(policy, reference, strict=True))
     # Half precision rounds differently in batches of different shape.
-    tolerance = (
-        1e-3
-        if trainer.model.dtype == torch.float32 and not (trainer.args.bf16 or trainer.args.fp16)
-        else 0.05
-    )
+    tolerance = 1e-3 if trainer.model.dtype == torch.float32 and not (trainer.args.bf16 or trainer.args.fp16) else 0.05
     if abs(loss - math.log(2)) > tolerance:
         raise RuntimeError(
             f"DPO would not start at the SFT model: on {len(policy[0])} pairs the loss is {loss:.4f}, not ln 2; "
@@ -84,17 +78,13 @@ def check_start(trainer: Any, beta: float, pairs: int = 2) -> StartCheck:
     return StartCheck(loss, difference, len(policy[0]))
 
 
-def answer_logprobs(
-    model: torch.nn.Module, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logprobs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability (nats) of each chosen and each rejected answer, both of shape (pairs,).
 
     `batch` is TRL's: the chosen answers' rows first, then the rejected ones', in `input_ids`,
     `attention_mask` and `completion_mask`, all of shape (2 x pairs, tokens).
     """
-    logits = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).logits
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     scores = logits[:, :-1].float().log_softmax(-1)
     tokens = scores.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
     sums = (tokens * batch["completion_mask"][:, 1:]).sum(1)

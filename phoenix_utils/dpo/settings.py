@@ -27,9 +27,7 @@ class DpoSettings(StageSettings):
     method: Literal["lora", "qlora", "full"] = Field(
         "lora", description="as in the SFT stage; qlora trains the adapter on 4-bit base weights"
     )
-    beta: float = Field(
-        0.1, gt=0, description="how strongly the model is held to the SFT model; higher holds more"
-    )
+    beta: float = Field(0.1, gt=0, description="how strongly the model is held to the SFT model; higher holds more")
     loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "sigmoid_norm"] = Field(
         "sigmoid", description="sigmoid is the DPO paper's loss, the others are variants of it in TRL"
     )
@@ -39,7 +37,7 @@ class DpoSettings(StageSettings):
     max_length: int = Field(
         1024, ge=16, description="longest prompt with answer in tokens; longer pairs are left out, never cut"
     )
-    global_batch: int = Field(8, ge=1, description="pairs in one optimizer step, on all devices together")
+    global_batch: int = Field(4, ge=1, description="pairs in one optimizer step, on all devices together")
     per_device_train_batch_size: int = Field(
         2,
         ge=1,
@@ -86,8 +84,6 @@ def sft_fingerprint(run_dir: str) -> str:
     if manifest.get("status") != "complete":
         raise PhoenixError(f"the SFT stage in {folder} is not finished: run it first")
     weights = {
-        name: product["sha256"]
-        for name, product in manifest["outputs"].items()
-        if name.endswith(".safetensors")
+        name: product["sha256"] for name, product in manifest["outputs"].items() if name.endswith(".safetensors")
     }
     return artifacts.fingerprint(weights)

@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from trl import DPOConfig, DPOTrainer
 
-from phoenix_utils import artifacts, batches, chat, hardware, models, training
+from phoenix_utils import artifacts, batches, chat, hardware, lm_head, models, training
 from phoenix_utils.dpo.data import prepare, read_pairs
 from phoenix_utils.dpo.handover import StartCheck, check_start, load_sft_model
 from phoenix_utils.dpo.settings import DpoSettings, stage_inputs
@@ -31,9 +31,7 @@ class Trainer(batches.GlobalBatches, DPOTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         model = model or self.model
         if isinstance(model, PeftModel):
-            set_peft_model_state_dict(
-                model, load_peft_weights(resume_from_checkpoint), adapter_name="default"
-            )
+            set_peft_model_state_dict(model, load_peft_weights(resume_from_checkpoint), adapter_name="default")
 
 
 def run(settings: DpoSettings) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def run(settings: DpoSettings) -> dict[str, Any]:
     with (
         artifacts.open_stage("dpo", settings, inputs) as stage,
         training.quiet(),
-        training.trained_positions_only(),
+        lm_head.fast_on_cpu(),
     ):
         if stage.is_complete:
             return artifacts.read_json(stage.folder / "metrics.json")
@@ -61,9 +59,7 @@ def run(settings: DpoSettings) -> dict[str, Any]:
         stage.count("pairs_too_long", too_long)
         trainer = build_trainer(settings, stage, tokenizer, dataset)
         start = check_start(trainer, settings.beta)
-        stage.note(
-            "start", f"loss {start.loss:.4f} on {start.pairs} pairs before the first step, ln 2 is 0.6931"
-        )
+        stage.note("start", f"loss {start.loss:.4f} on {start.pairs} pairs before the first step, ln 2 is 0.6931")
         metrics = training.train(trainer, stage)
         metrics = {"pairs": len(dataset), "pairs_too_long": too_long, **metrics, **summary(stage, start)}
         training.save_trained(
@@ -88,9 +84,7 @@ def load_sft_tokenizer(settings: DpoSettings) -> Any:
     """The tokenizer that the SFT stage has saved, chat template included."""
     folder = artifacts.stage_path(settings.run_dir, "sft")
     saved = folder / ("model" if (folder / "model").is_dir() else "adapter")
-    return chat.apply_template(
-        models.load_tokenizer(str(saved), (settings.source_language, settings.language))
-    )
+    return chat.apply_template(models.load_tokenizer(str(saved), (settings.source_language, settings.language)))
 
 
 def build_trainer(settings: DpoSettings, stage: artifacts.StageRun, tokenizer: Any, dataset: Any) -> Trainer:

@@ -25,9 +25,7 @@ def draw_loss_shape() -> Axes:
     axes = plots.curve(
         {
             "loss of a pair: -log σ(margin)": list(zip(margins, loss, strict=True)),
-            "weight of its gradient: σ(-margin)": list(
-                zip(margins, 1 - 1 / (1 + np.exp(-margins)), strict=True)
-            ),
+            "weight of its gradient: σ(-margin)": list(zip(margins, 1 - 1 / (1 + np.exp(-margins)), strict=True)),
         },
         title="Pairs in the wrong order count most",
         x="margin: reward of chosen minus reward of rejected",
@@ -105,9 +103,7 @@ def health_html(settings: DpoSettings, metrics: dict[str, Any]) -> str:
             "down by a third or more: the model forgets how to speak",
         ),
     )
-    head = "".join(
-        f"<th style='text-align:left'>{name}</th>" for name in ("", "this run", "healthy", "red flag")
-    )
+    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("", "this run", "healthy", "red flag"))
     body = "".join(
         "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in row) + "</tr>"
         for row in rows

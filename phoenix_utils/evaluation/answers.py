@@ -43,9 +43,7 @@ def answer_prompts(
 
     `on_answers` is told how many answers have just been finished.
     """
-    rendered = [
-        chat.render(engine.tokenizer, list(prompt.messages), add_generation_prompt=True) for prompt in prompts
-    ]
+    rendered = [chat.render(engine.tokenizer, list(prompt.messages), add_generation_prompt=True) for prompt in prompts]
     completions = engine.generate(
         rendered, params, on_batch=(lambda places, _: on_answers(len(places))) if on_answers else None
     )

@@ -50,6 +50,7 @@ class Contenders:
                 stack.enter_context(self.shared.disable_adapter())
             else:
                 self.shared.set_adapter(_ADAPTER[name])
+                stack.enter_context(models.merged(self.shared))
             yield self._engine(self.shared)
 
     def _load(self, name: str):

@@ -60,9 +60,7 @@ def conversation_prompts(rows: list[dict]) -> list[Prompt]:
         Prompt(row["prompt_id"], "conversation", "", turn, tuple(row["messages"][:place]), message["content"])
         for row in rows
         for turn, (place, message) in enumerate(
-            (place, message)
-            for place, message in enumerate(row["messages"])
-            if message["role"] == "assistant"
+            (place, message) for place, message in enumerate(row["messages"]) if message["role"] == "assistant"
         )
     ]
 

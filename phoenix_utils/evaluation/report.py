@@ -51,8 +51,7 @@ def load_scores(folder: Path) -> tuple[dict[str, dict[str, Interval]], dict[str,
 
     def revive(stored: dict) -> dict[str, dict[str, Interval]]:
         return {
-            outer: {name: Interval.from_dict(value) for name, value in inner.items()}
-            for outer, inner in stored.items()
+            outer: {name: Interval.from_dict(value) for name, value in inner.items()} for outer, inner in stored.items()
         }
 
     return revive(read_json(folder / "scores.json")), revive(read_json(folder / "differences.json")["paired"])
@@ -90,9 +89,7 @@ def findings(scores: dict, differences: dict, language: str) -> list[str]:
     """The main results as sentences; each says whether the interval settles it."""
 
     def shares(name: str) -> str:
-        return ", ".join(
-            f"{MODELS[model]} {written(found[name], METRICS[name])}" for model, found in scores.items()
-        )
+        return ", ".join(f"{MODELS[model]} {written(found[name], METRICS[name])}" for model, found in scores.items())
 
     sentences = [
         f"Answers in {language}: {shares('target_language_share')}.",

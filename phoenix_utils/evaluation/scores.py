@@ -69,23 +69,20 @@ METRICS = {
     "chrf": Metric(
         "chrF against references",
         "high",
-        "overlap of character n-grams with the held-out human answers, 0 to 100; "
-        "good free answers score low too",
+        "overlap of character n-grams with the held-out human answers, 0 to 100; good free answers score low too",
         digits=1,
     ),
     "median_length": Metric("Median length", "", "characters of the middle answer", digits=0),
     "distinct_2": Metric(
         "Different word pairs (distinct-2)",
         "",
-        "different neighbouring words by all neighbouring words, over all "
-        "answers; falls with length and with loops",
+        "different neighbouring words by all neighbouring words, over all answers; falls with length and with loops",
         digits=3,
     ),
     "preference_accuracy": Metric(
         "Prefers the better answer",
         "high",
-        "share of held-out pairs whose chosen answer has the higher summed "
-        "log-probability; guessing gives 50 %",
+        "share of held-out pairs whose chosen answer has the higher summed log-probability; guessing gives 50 %",
         share=True,
     ),
 }
@@ -211,8 +208,7 @@ def preference_views(scored: dict[str, list[dict]], samples: int, seed: int) -> 
         for model, rows in scored.items()
     }
     rewards = [
-        np.subtract(_column(scored["dpo"], side), _column(scored["sft"], side))
-        for side in ("chosen", "rejected")
+        np.subtract(_column(scored["dpo"], side), _column(scored["sft"], side)) for side in ("chosen", "rejected")
     ]
     chosen, rejected = (_column(scored["sft"], side, key="tokens") for side in ("chosen", "rejected"))
     shorter = statistics.mean(metrics.preferred(rejected, chosen)) if chosen else None
@@ -226,9 +222,7 @@ def _column(rows: list[dict], kind: str, key: str = "logprob", mean: bool = Fals
 
 
 def _minus(later: Measure, earlier: Measure) -> Measure:
-    return Measure(
-        difference(earlier.statistic, later.statistic), later.units, later.share, later.centred, least=-1.0
-    )
+    return Measure(difference(earlier.statistic, later.statistic), later.units, later.share, later.centred, least=-1.0)
 
 
 def _interval(measure: Measure, samples: int, seed: int) -> Interval:

@@ -54,27 +54,19 @@ def length_points(settings: FilteringSettings, max_points: int = 2000) -> list[d
     """One point for each translated text: source_letters, ratio, foreign_share (or None), kept (its row)."""
     rejected = {
         (row["kind"], row["prompt_id"])
-        for row in artifacts.read_rows(
-            artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet"
-        )
+        for row in artifacts.read_rows(artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet")
     }
     points = []
     for kind in KINDS:
-        for row in artifacts.read_rows(
-            artifacts.stage_path(settings.run_dir, "translation") / f"{kind}.parquet"
-        ):
+        for row in artifacts.read_rows(artifacts.stage_path(settings.run_dir, "translation") / f"{kind}.parquet"):
             for _, source, text in parts(row):
                 if source is None or not text.strip():
                     continue
                 points.append(
                     {
                         "source_letters": pairs.letters(source),
-                        "ratio": pairs.length_ratio(
-                            source, text, settings.language, settings.source_language
-                        ),
-                        "foreign_share": pairs.foreign_share(
-                            text, settings.language, settings.source_language
-                        ),
+                        "ratio": pairs.length_ratio(source, text, settings.language, settings.source_language),
+                        "foreign_share": pairs.foreign_share(text, settings.language, settings.source_language),
                         "kept": (kind, row["prompt_id"]) not in rejected,
                     }
                 )
@@ -88,9 +80,7 @@ def draw_lengths(points: list[dict], settings: FilteringSettings, ax: "Axes | No
     from matplotlib.ticker import LogLocator, NullLocator
 
     ax = ax or plots.axes()
-    ax.axhspan(
-        settings.min_length_ratio, settings.max_length_ratio, color=plots.GREEN, alpha=0.1, label="allowed"
-    )
+    ax.axhspan(settings.min_length_ratio, settings.max_length_ratio, color=plots.GREEN, alpha=0.1, label="allowed")
     for kept, colour, label in ((True, plots.BLUE, "row kept"), (False, plots.VERMILION, "row rejected")):
         chosen = [point for point in points if point["kept"] is kept]
         ax.scatter(
@@ -151,9 +141,7 @@ def examples_html(settings: FilteringSettings, per_rule: int = 1, width: int = 3
             _show(example["original"], width),
             _show(example["text"], width),
         ]
-        lines.append(
-            "<tr>" + "".join(f"<td style='text-align:left;vertical-align:top'>{c}</td>" for c in cells)
-        )
+        lines.append("<tr>" + "".join(f"<td style='text-align:left;vertical-align:top'>{c}</td>" for c in cells))
     head = "<tr><th>rule</th><th>source</th><th>translation</th></tr>"
     return f"<table>{head}{''.join(lines)}</table>" if lines else "<p>No row was rejected.</p>"
 

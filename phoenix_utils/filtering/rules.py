@@ -34,9 +34,7 @@ class Finding:
     detail: str
 
 
-def findings(
-    row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int]
-) -> list[Finding]:
+def findings(row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int]) -> list[Finding]:
     """Everything wrong with a chat or preference row; an empty list keeps it.
 
     Args:
@@ -70,10 +68,7 @@ def parts(row: dict) -> list[tuple[str, str | None, str]]:
         ]
     return [
         ("prompt", row.get("prompt_source"), row["prompt"] or ""),
-        *(
-            (side, _answer(row.get(f"{side}_source")), _answer(row[side]) or "")
-            for side in ("chosen", "rejected")
-        ),
+        *((side, _answer(row.get(f"{side}_source")), _answer(row[side]) or "") for side in ("chosen", "rejected")),
     ]
 
 
@@ -104,9 +99,7 @@ def _turns(part: str, messages: list[dict]) -> Iterator[Finding]:
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
-        yield Finding(
-            "structure", part, f"roles are out of order: {', '.join(map(str, roles)) or 'no message'}"
-        )
+        yield Finding("structure", part, f"roles are out of order: {', '.join(map(str, roles)) or 'no message'}")
 
 
 def _pair(part: str, source: str | None, text: str, settings: FilteringSettings) -> Iterator[Finding]:
@@ -126,22 +119,16 @@ def _pair(part: str, source: str | None, text: str, settings: FilteringSettings)
 def _segments(row: dict) -> Iterator[Finding]:
     for segment in row.get("segments") or ():
         if segment["finish_reason"] == "length":
-            yield Finding(
-                "truncation", segment["part"], f"the translator ran out of room at {segment['text'][:60]!r}"
-            )
+            yield Finding("truncation", segment["part"], f"the translator ran out of room at {segment['text'][:60]!r}")
 
 
 def _same_answers(row: dict) -> Iterator[Finding]:
-    chosen, rejected = (
-        " ".join((_answer(row[side]) or "").split()).casefold() for side in ("chosen", "rejected")
-    )
+    chosen, rejected = (" ".join((_answer(row[side]) or "").split()).casefold() for side in ("chosen", "rejected"))
     if chosen == rejected:
         yield Finding("same_answers", "row", "chosen and rejected say the same")
 
 
-def _too_long(
-    row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int]
-) -> Iterator[Finding]:
+def _too_long(row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int]) -> Iterator[Finding]:
     for part in ("chosen", "rejected") if "chosen" in row else ("messages",):
         tokens = count_tokens(row[part])
         if tokens > settings.max_length:

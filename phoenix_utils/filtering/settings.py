@@ -17,13 +17,9 @@ class FilteringSettings(StageSettings):
     max_copied_share: float = Field(
         0.3, ge=0, le=1, description="most of a message's word runs that may equal the source"
     )
-    min_length_ratio: float = Field(
-        0.5, gt=0, le=1, description="shortest translation, relative to its source"
-    )
+    min_length_ratio: float = Field(0.5, gt=0, le=1, description="shortest translation, relative to its source")
     max_length_ratio: float = Field(2.0, ge=1, description="longest translation, relative to its source")
-    max_repeats: int = Field(
-        4, ge=1, description="how often a phrase may be said, unless the source repeats it too"
-    )
+    max_repeats: int = Field(4, ge=1, description="how often a phrase may be said, unless the source repeats it too")
     max_length: int = Field(
         2048, ge=1, description="most tokens of a row in the chat template; the paper keeps rows under 2049"
     )

@@ -60,9 +60,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
                 done = sum(tally.rows_in for tally in tallies.values())
                 tallies[kind] = Tally()
                 judged = _judge(path, kind, settings, count_tokens, spool, tallies[kind])
-                _write_kept(
-                    stage.folder / f"{kind}.parquet", _watched(judged, tallies[kind], progress, done), kind
-                )
+                _write_kept(stage.folder / f"{kind}.parquet", _watched(judged, tallies[kind], progress, done), kind)
             spool.seek(0)
             artifacts.write_rows(stage.folder / "rejected.parquet", map(json.loads, spool), REJECTED)
         summary = {kind: tally.summary() for kind, tally in tallies.items()}
@@ -71,9 +69,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
         for kind, part in summary.items():
             stage.count(f"{kind}_in", part["rows_in"])
             stage.count(f"{kind}_out", part["kept"])
-        stage.note(
-            "language_rule", "on" if pairs.known_language(settings.language) else "off: unknown to lingua"
-        )
+        stage.note("language_rule", "on" if pairs.known_language(settings.language) else "off: unknown to lingua")
         kept = sum(part["kept"] for part in summary.values())
         progress.close(f"kept {kept:,} of {total:,} rows")
     return summary
@@ -123,10 +119,7 @@ class Tally:
             "rejected": self.rows_in - self.kept,
             "rules": {rule: self.rules[rule] for rule in RULES},
             "waterfall": waterfall,
-            **{
-                name: {key: dict(n) for key, n in sorted(found.items())}
-                for name, found in self.origins.items()
-            },
+            **{name: {key: dict(n) for key, n in sorted(found.items())} for name, found in self.origins.items()},
         }
 
 

@@ -31,7 +31,7 @@ class SftSettings(StageSettings):
         False,
         description="fill sequences of max_length with several conversations that do not see each other",
     )
-    global_batch: int = Field(8, ge=1, description="rows in one optimizer step, on all devices together")
+    global_batch: int = Field(4, ge=1, description="rows in one optimizer step, on all devices together")
     per_device_train_batch_size: int = Field(
         2,
         ge=1,

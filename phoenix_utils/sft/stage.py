@@ -12,7 +12,7 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from phoenix_utils import artifacts, batches, chat, hardware, models, training
+from phoenix_utils import artifacts, batches, chat, hardware, lm_head, models, training
 from phoenix_utils.sft.data import read_conversations, tokenize
 from phoenix_utils.sft.settings import SftSettings, stage_inputs
 
@@ -30,7 +30,7 @@ def run(settings: SftSettings) -> dict[str, Any]:
     with (
         artifacts.open_stage("sft", settings, inputs) as stage,
         training.quiet(),
-        training.trained_positions_only(),
+        lm_head.fast_on_cpu(),
     ):
         if stage.is_complete:
             return artifacts.read_json(stage.folder / "metrics.json")

@@ -31,8 +31,7 @@ def tokens_html(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str,
         colour = (_TRAINED if bit else _READ)[place % 2]
         style = f"background:{colour};color:#222;padding:1px 0;white-space:pre-wrap"
         boxes.append(
-            f"<span style='{style}'>{html.escape(text).replace(chr(10), '⏎')}</span>"
-            + "<br>" * text.count("\n")
+            f"<span style='{style}'>{html.escape(text).replace(chr(10), '⏎')}</span>" + "<br>" * text.count("\n")
         )
     legend = "".join(
         f"<span style='background:{colour};color:#222;padding:1px 6px;margin-right:8px'>{label}</span>"

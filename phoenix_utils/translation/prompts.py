@@ -17,26 +17,40 @@ from phoenix_utils.errors import PhoenixError
 EXAMPLES: dict[str, list[tuple[str, str]]] = {
     "de": [
         ("How long should I let the paint dry?", "Wie lange soll ich die Farbe trocknen lassen?"),
-        ("Write a short note to my neighbour about the parcel.",
-         "Schreib eine kurze Nachricht an meinen Nachbarn wegen des Pakets."),
-        ("Yes, but only if both values are positive; otherwise the result is undefined.",
-         "Ja, aber nur, wenn beide Werte positiv sind; sonst ist das Ergebnis nicht definiert."),
-        ("The ferry leaves Rostock at 6:45 and needs about two hours.",
-         "Die Fähre verlässt Rostock um 6:45 Uhr und braucht etwa zwei Stunden."),
+        (
+            "Write a short note to my neighbour about the parcel.",
+            "Schreib eine kurze Nachricht an meinen Nachbarn wegen des Pakets.",
+        ),
+        (
+            "Yes, but only if both values are positive; otherwise the result is undefined.",
+            "Ja, aber nur, wenn beide Werte positiv sind; sonst ist das Ergebnis nicht definiert.",
+        ),
+        (
+            "The ferry leaves Rostock at 6:45 and needs about two hours.",
+            "Die Fähre verlässt Rostock um 6:45 Uhr und braucht etwa zwei Stunden.",
+        ),
     ],
 }
 # Other examples for a second try: what a small model copies after one set, it often translates after another.
 SECOND_EXAMPLES: dict[str, list[tuple[str, str]]] = {
     "de": [
         ("How much flour do I need for two?", "Wie viel Mehl brauche ich für zwei Personen?"),
-        ("Then the two brothers looked at each other and laughed, because neither of them had locked the door.",
-         "Da sahen sich die beiden Brüder an und lachten, denn keiner von ihnen hatte die Tür abgeschlossen."),
-        ("**Price:** most shops charge more at the weekend, so go on a weekday.",
-         "**Preis:** Die meisten Läden verlangen am Wochenende mehr, also geh an einem Werktag."),
-        ("write a friendly note to the neighbours about the noise",
-         "schreib den Nachbarn eine freundliche Nachricht wegen des Lärms"),
-        ("No, that is wrong. A kilogram of feathers weighs exactly as much as a kilogram of stones.",
-         "Nein, das ist falsch. Ein Kilogramm Federn wiegt genauso viel wie ein Kilogramm Steine."),
+        (
+            "Then the two brothers looked at each other and laughed, because neither of them had locked the door.",
+            "Da sahen sich die beiden Brüder an und lachten, denn keiner von ihnen hatte die Tür abgeschlossen.",
+        ),
+        (
+            "**Price:** most shops charge more at the weekend, so go on a weekday.",
+            "**Preis:** Die meisten Läden verlangen am Wochenende mehr, also geh an einem Werktag.",
+        ),
+        (
+            "write a friendly note to the neighbours about the noise",
+            "schreib den Nachbarn eine freundliche Nachricht wegen des Lärms",
+        ),
+        (
+            "No, that is wrong. A kilogram of feathers weighs exactly as much as a kilogram of stones.",
+            "Nein, das ist falsch. Ein Kilogramm Federn wiegt genauso viel wie ein Kilogramm Steine.",
+        ),
     ],
 }
 
@@ -70,10 +84,7 @@ def few_shot(text: str, source: str, target: str, examples: dict[str, list[tuple
 def chat(text: str, source: str, target: str) -> str:
     """The request put to an instruction-tuned model, without its chat template."""
     names = language_name(source), language_name(target)
-    return (
-        f"Translate the following text from {names[0]} to {names[1]}. "
-        f"Answer with the translation only.\n\n{text}"
-    )
+    return f"Translate the following text from {names[0]} to {names[1]}. Answer with the translation only.\n\n{text}"
 
 
 STYLES = {"few_shot": few_shot, "alma": alma, "chat": chat}

@@ -37,11 +37,17 @@ def segment_table(segments: list[dict]) -> str:
     """HTML table of segments: source, translation, why it ended, mean log-probability; escaped."""
     head = "<tr><th>source</th><th>translation</th><th>ended by</th><th>mean log-probability</th></tr>"
     body = "".join(
-        "<tr>" + "".join(
+        "<tr>"
+        + "".join(
             f"<td style='text-align:left;vertical-align:top'>{html.escape(str(value))}</td>"
-            for value in (segment["text"], segment["translation"], segment["finish_reason"],
-                          f"{segment['mean_logprob']:.2f}")
-        ) + "</tr>"
+            for value in (
+                segment["text"],
+                segment["translation"],
+                segment["finish_reason"],
+                f"{segment['mean_logprob']:.2f}",
+            )
+        )
+        + "</tr>"
         for segment in segments
     )
     return f"<table>{head}{body}</table>"

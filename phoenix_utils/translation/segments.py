@@ -50,7 +50,7 @@ def split(text: str, language: str = "en", max_chars: int = 200) -> Document:
             document.pieces.append((line, False))
             # A fence closes with the same character, at least as long, and nothing behind it (CommonMark 4.5).
             closing = mark and mark.group(1)[0] == fence[0] and len(mark.group(1)) >= len(fence)
-            if closing and not line[mark.end():].strip():
+            if closing and not line[mark.end() :].strip():
                 fence = None
         elif mark:
             fence = mark.group(1)
@@ -81,7 +81,7 @@ def _add_prose(document: Document, text: str) -> None:
         document.pieces.append((text, False))
         return
     at = text.index(core)
-    document.pieces += [(text[:at], False), (core, True), (text[at + len(core):], False)]
+    document.pieces += [(text[:at], False), (core, True), (text[at + len(core) :], False)]
 
 
 def _sentences(text: str, language: str, max_chars: int) -> list[str]:

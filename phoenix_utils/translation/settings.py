@@ -23,10 +23,13 @@ class TranslationSettings(StageSettings):
     max_rows: int | None = Field(48, ge=1, description="at most so many rows of each input, None for all of them")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm (GPU)")
     prompt: Literal["few_shot", "alma", "chat"] = Field(
-        "few_shot", description="few_shot for a base model, alma for ALMA models, chat for an instruction-tuned one"
+        "few_shot",
+        description="few_shot for a base model, alma for ALMA models, chat for an instruction-tuned one",
     )
     max_segment_chars: int = Field(
-        200, ge=40, description="a longer line is translated sentence by sentence, packed up to so many characters"
+        200,
+        ge=40,
+        description="a longer line is translated sentence by sentence, packed up to so many characters",
     )
     max_new_tokens: int = Field(128, ge=8, description="most tokens one translated segment may have")
     batch_tokens: int = Field(32768, ge=256, description="tokens in one batch of the transformers engine")

@@ -71,14 +71,17 @@ class SegmentStore:
         with self.connection:
             self.connection.executemany(
                 "UPDATE segments SET translation = ?, finish_reason = ?, mean_logprob = ? WHERE key = ?",
-                ((done.text, done.finish_reason, done.mean_logprob, segment_key(text))
-                 for text, done in zip(texts, completions, strict=True)),
+                (
+                    (done.text, done.finish_reason, done.mean_logprob, segment_key(text))
+                    for text, done in zip(texts, completions, strict=True)
+                ),
             )
 
     def get(self, text: str) -> Completion:
         """The translation of `text`; raises KeyError where there is none yet."""
         row = self.connection.execute(
-            "SELECT translation, finish_reason, mean_logprob FROM segments WHERE key = ?", (segment_key(text),)
+            "SELECT translation, finish_reason, mean_logprob FROM segments WHERE key = ?",
+            (segment_key(text),),
         ).fetchone()
         if row is None or row[0] is None:
             raise KeyError(text)

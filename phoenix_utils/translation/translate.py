@@ -42,7 +42,10 @@ class Translator:
         # ALMA answers in one line; a base model goes on with a next example, which begins with a new line.
         stop = () if settings.prompt == "chat" else ("\n",)
         self.params = GenerationParams(
-            max_new_tokens=settings.max_new_tokens, max_new_ratio=LONGEST_TRANSLATION, stop=stop, seed=settings.seed
+            max_new_tokens=settings.max_new_tokens,
+            max_new_ratio=LONGEST_TRANSLATION,
+            stop=stop,
+            seed=settings.seed,
         )
 
     @property
@@ -51,8 +54,12 @@ class Translator:
         if self._engine is None:
             settings = self.settings
             self._engine = open_engine(
-                settings.engine, settings.model, languages=(settings.source_language, settings.language),
-                quantize=settings.load_in_4bit, batch_tokens=settings.batch_tokens, num_gpus=settings.num_gpus,
+                settings.engine,
+                settings.model,
+                languages=(settings.source_language, settings.language),
+                quantize=settings.load_in_4bit,
+                batch_tokens=settings.batch_tokens,
+                num_gpus=settings.num_gpus,
             )
         return self._engine
 
@@ -163,9 +170,10 @@ def run(settings: TranslationSettings, translator: Translator | None = None) -> 
             chat = _assembled(_chat_rows(settings), store, settings, _finish_chat)
             stage.count("chat_rows", write_rows(stage.folder / "chat.parquet", chat, corpora.TRANSLATED_CHAT))
             pairs = _assembled(_preference_rows(settings), store, settings, _finish_preference)
-            stage.count("preference_rows", write_rows(
-                stage.folder / "preferences.parquet", pairs, corpora.TRANSLATED_PREFERENCES
-            ))
+            stage.count(
+                "preference_rows",
+                write_rows(stage.folder / "preferences.parquet", pairs, corpora.TRANSLATED_PREFERENCES),
+            )
             for name, number in store.totals().items():
                 stage.count(name, number)
     return stage.folder
@@ -178,11 +186,14 @@ def _chat_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, 
 
 def _preference_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
     for row in corpora.read_preferences(settings.preferences, settings.max_rows):
-        yield row, {
-            "prompt": row["prompt"],
-            "chosen": row["chosen"][-1]["content"],
-            "rejected": row["rejected"][-1]["content"],
-        }
+        yield (
+            row,
+            {
+                "prompt": row["prompt"],
+                "chosen": row["chosen"][-1]["content"],
+                "rejected": row["rejected"][-1]["content"],
+            },
+        )
 
 
 def _collect(store: SegmentStore, settings: TranslationSettings) -> None:
@@ -230,8 +241,13 @@ def _assembled(rows: Iterable, store: SegmentStore, settings: TranslationSetting
                 [completion.text or piece for completion, piece in zip(done, document.texts, strict=True)]
             )
             segments += [
-                {"part": part, "text": piece, "translation": completion.text,
-                 "finish_reason": completion.finish_reason, "mean_logprob": completion.mean_logprob}
+                {
+                    "part": part,
+                    "text": piece,
+                    "translation": completion.text,
+                    "finish_reason": completion.finish_reason,
+                    "mean_logprob": completion.mean_logprob,
+                }
                 for completion, piece in zip(done, document.texts, strict=True)
             ]
         yield finish(row, translated, segments)
@@ -239,8 +255,7 @@ def _assembled(rows: Iterable, store: SegmentStore, settings: TranslationSetting
 
 def _finish_chat(row: dict, translated: dict[str, str], segments: list[dict]) -> dict:
     messages = [
-        {"role": message["role"], "content": translated[str(place)]}
-        for place, message in enumerate(row["messages"])
+        {"role": message["role"], "content": translated[str(place)]} for place, message in enumerate(row["messages"])
     ]
     return {**row, "messages": messages, "messages_source": row["messages"], "segments": segments}
 
@@ -253,7 +268,12 @@ def _finish_preference(row: dict, translated: dict[str, str], segments: list[dic
         ]
 
     return {
-        **row, "prompt": translated["prompt"], "chosen": answer("chosen"), "rejected": answer("rejected"),
-        "prompt_source": row["prompt"], "chosen_source": row["chosen"], "rejected_source": row["rejected"],
+        **row,
+        "prompt": translated["prompt"],
+        "chosen": answer("chosen"),
+        "rejected": answer("rejected"),
+        "prompt_source": row["prompt"],
+        "chosen_source": row["chosen"],
+        "rejected_source": row["rejected"],
         "segments": segments,
     }
