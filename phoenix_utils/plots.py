@@ -139,21 +139,28 @@ def bars(
 
 
 def intervals(
-    values: Mapping[str, "Interval"], *, title: str = "", label: str = "", ax: "Axes | None" = None
+    values: Mapping[str, "Interval"],
+    *,
+    title: str = "",
+    label: str = "",
+    share: bool = False,
+    ax: "Axes | None" = None,
 ) -> "Axes":
-    """Points with whiskers around a line at zero: for differences that may or may not be zero."""
+    """Points with whiskers around a line at zero: for differences that may or may not be zero.
+
+    `share`: they are differences of shares, marked in percentage points. Grey: the interval holds zero.
+    """
     ax = ax or axes(height=0.9 + 0.5 * max(len(values), 1))
-    for row, (_name, item) in enumerate(values.items()):
-        sure = item.low > 0 or item.high < 0
-        ax.errorbar(
-            item.value,
-            row,
-            xerr=[[max(item.value - item.low, 0)], [max(item.high - item.value, 0)]],
-            fmt="o",
-            color=BLUE if sure else GREY,
-            capsize=4,
-            elinewidth=1.6,
-        )
+    for row, item in enumerate(values.values()):
+        if not math.isfinite(item.value):
+            ax.annotate("n/a", (0, row), xytext=(6, 0), textcoords="offset points", va="center")
+            continue
+        value, low, high = _bounds(item)
+        hue = BLUE if low > 0 or high < 0 else GREY
+        whisker = [[max(value - low, 0)], [max(high - value, 0)]]
+        ax.errorbar(value, row, xerr=whisker, fmt="o", color=hue, capsize=4, elinewidth=1.6)
+    if share:
+        ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+.0f}" if x else "0")
     ax.axvline(0, color=INK, linewidth=1)
     ax.set_yticks(range(len(values)), list(values))
     ax.set_ylim(len(values) - 0.5, -0.5)

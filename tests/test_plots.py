@@ -55,6 +55,15 @@ def test_intervals_mark_those_that_exclude_zero():
     assert colours == [plots.BLUE, plots.GREY]
 
 
+def test_intervals_of_shares_are_marked_in_points_and_unknown_ones_as_such():
+    nan = float("nan")
+    ax = plots.intervals({"a": Interval(0.1, -0.2, 0.4, 9), "b": Interval(nan, nan, nan, 0)}, share=True)
+    ax.figure.canvas.draw()
+    marks = [label.get_text() for label in ax.get_xticklabels()]
+    assert "0" in marks and "+20" in marks
+    assert texts(ax) == ["n/a"]
+
+
 def test_curve_and_histogram_have_a_legend_only_for_several_series():
     assert plots.curve({"loss": [(1, 2.0), (2, 1.5)]}).get_legend() is None
     assert plots.curve({"sft": [(1, 2.0)], "dpo": []}).get_legend() is not None

@@ -103,9 +103,10 @@ def collect(
             if name not in scored.models:
                 # Only the base chooses between two prompts: SFT and DPO were trained on the chat template.
                 templates = ("chat", "plain") if name == "base" else ("chat",)
+                scorer = likelihood.scorer(engine)
                 scored.add(
-                    likelihood.score_references(engine, name, prompts, settings.language, templates)
-                    + likelihood.score_pairs(engine, name, pairs, settings.language)
+                    likelihood.score_references(scorer, name, prompts, settings.language, templates)
+                    + likelihood.score_pairs(scorer, name, pairs, settings.language)
                 )
     progress.close(f"{len(CONTENDERS)} models answered {len(prompts)} prompts each")
 

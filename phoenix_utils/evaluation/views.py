@@ -67,7 +67,10 @@ def plot_differences(folder: Path, metric: str) -> Axes:
         " − ".join(report.MODELS[model] for model in pair.split("-")): found[metric]
         for pair, found in differences.items()
     }
-    return plots.intervals(named, title=METRICS[metric].title, label=report.BETTER[METRICS[metric].better])
+    about = METRICS[metric]
+    unit = "percentage points" if about.share else "difference"
+    label = f"{unit}, {report.BETTER[about.better]}"
+    return plots.intervals(named, title=about.title, label=label, share=about.share)
 
 
 def _fragment(macro: str, *arguments: object) -> Fragment:
