@@ -66,15 +66,19 @@ class Sequence:
         return Completion(text, self.finish_reason or "length", mean)
 
 
-def choose_tokens(logits, sequences: list[Sequence], params: GenerationParams, generator):
-    """Next token of each row and its log-probability under the model (before temperature and filters)."""
+def choose_tokens(logits, sequences: list[Sequence], params: GenerationParams, generator, stop_ids: set[int]):
+    """Next token of each row and its log-probability under the model (before temperature and filters).
+
+    The repetition penalty spares `stop_ids`: a chat prompt holds the stop token after every turn, and a model
+    should not be kept from ending its answer because the question ended.
+    """
     import torch
 
     raw = logits.log_softmax(-1)
     if params.repetition_penalty != 1.0:
         logits = logits.clone()
         for row, sequence in enumerate(sequences):
-            seen = torch.tensor(sorted({*sequence.prompt, *sequence.tokens}), device=logits.device)
+            seen = torch.tensor(sorted({*sequence.prompt, *sequence.tokens} - stop_ids), device=logits.device)
             values = logits[row, seen]
             logits[row, seen] = torch.where(
                 values > 0, values / params.repetition_penalty, values * params.repetition_penalty

@@ -5,6 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
+from phoenix_utils import decoding
 from phoenix_utils.engines import GenerationParams, TransformersEngine
 from phoenix_utils.errors import PhoenixError
 
@@ -81,6 +82,14 @@ def test_repetition_penalty_is_that_of_generate(model, tokenizer):
     engine = TransformersEngine(model, tokenizer)
     done = engine.generate(PROMPTS, GenerationParams(max_new_tokens=24, repetition_penalty=1.3))
     assert [c.text for c in done] == [expected(model, tokenizer, p, repetition_penalty=1.3) for p in PROMPTS]
+
+
+def test_the_repetition_penalty_spares_the_stop_token(model, tokenizer):
+    logits = torch.tensor([[0.0, 5.0, 4.9, -1.0]])
+    sequence = decoding.Sequence(prompt=[1, 2])
+    params = GenerationParams(repetition_penalty=2.0)
+    assert decoding.choose_tokens(logits, [sequence], params, None, {1})[0].tolist() == [1]
+    assert decoding.choose_tokens(logits, [sequence], params, None, {2})[0].tolist() == [2]
 
 
 def test_reasons_and_log_probabilities(model, tokenizer):

@@ -32,7 +32,9 @@ def test_results_and_gradients_are_trls(tokens, vocabulary, seed, scale):
     targets = torch.randint(vocabulary, (tokens,))
     (theirs, their_gradients), (ours, our_gradients) = both(hidden, weight, targets)
     for expected, found in zip(theirs + their_gradients, ours + our_gradients, strict=True):
-        assert torch.allclose(expected.float(), found.float(), atol=1e-4, rtol=1e-4)
+        # float32 logits of size L are off by about 1e-7 L, which the gradient multiplies by the hidden state.
+        tolerance = 1e-4 * max(1.0, scale) ** 2
+        assert torch.allclose(expected.float(), found.float(), atol=tolerance, rtol=1e-4)
 
 
 def test_the_gradient_is_that_of_a_log_softmax():

@@ -18,7 +18,7 @@ class EvaluationSettings(StageSettings):
         say so.
     """
 
-    max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens; a longer one is cut and counted")
+    max_new_tokens: int = Field(192, ge=1, description="longest answer in tokens; a longer one is cut and counted")
     temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token (greedy), above 0 samples")
     repetition_penalty: float = Field(
         1.1, ge=1.0, description="above 1 makes tokens seen before less likely; the same value for all models"

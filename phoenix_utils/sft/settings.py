@@ -31,14 +31,14 @@ class SftSettings(StageSettings):
         False,
         description="fill sequences of max_length with several conversations that do not see each other",
     )
-    global_batch: int = Field(4, ge=1, description="rows in one optimizer step, on all devices together")
+    global_batch: int = Field(2, ge=1, description="rows in one optimizer step, on all devices together")
     per_device_train_batch_size: int = Field(
         2,
         ge=1,
         description="most rows in one device's memory at once; accumulation makes up the global batch",
     )
-    num_train_epochs: float = Field(3.0, gt=0, description="times that every row is seen")
-    learning_rate: float = Field(5e-4, gt=0, description="highest learning rate")
+    num_train_epochs: float = Field(2.0, gt=0, description="times that every row is seen")
+    learning_rate: float = Field(3e-4, gt=0, description="highest learning rate")
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="how the learning rate falls after the warmup"
     )
