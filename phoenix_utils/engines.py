@@ -218,7 +218,9 @@ class TransformersEngine:
                 .logits[:, -1]
                 .float()
             )
-            chosen, logprobs = decoding.choose_tokens(logits, [state[i] for i in active], params, generator, self.stop_ids)
+            chosen, logprobs = decoding.choose_tokens(
+                logits, [state[i] for i in active], params, generator, self.stop_ids
+            )
             for row, token, logprob in zip(active, chosen.tolist(), logprobs.tolist(), strict=True):
                 self._advance(state[row], token, logprob, params.stop)
                 if not state[row].finish_reason and len(state[row].tokens) >= limits[row]:

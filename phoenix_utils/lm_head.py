@@ -65,9 +65,7 @@ class Chooser:
     def __init__(self, tiled: Any):
         self.tiled = tiled
 
-    def apply(
-        self, hidden, weight, bias, targets, temperature, chunk_size, softcap=None, scale=1.0, outputs=()
-    ):
+    def apply(self, hidden, weight, bias, targets, temperature, chunk_size, softcap=None, scale=1.0, outputs=()):
         """Arguments and results are those of TRL's ChunkedLogProbFunction.apply."""
         plain = bias is None and softcap is None and scale == 1.0 and temperature == 1.0
         small = len(hidden) * len(weight) * 4 <= MOST_BYTES

@@ -18,8 +18,7 @@ from phoenix_utils.sft.data import IGNORED, read_conversations, tokenize
 from phoenix_utils.sft.stage import SFTConfig, SFTTrainer
 
 LANGUAGES = ("en", "de")
-SHORT = {
-    "global_batch": 8,"max_length": 2048, "lora_r": 4, "lora_alpha": 8, "learning_rate": 5e-3}
+SHORT = {"global_batch": 8, "max_length": 2048, "lora_r": 4, "lora_alpha": 8, "learning_rate": 5e-3}
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,7 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.train_from_iterator(
         (m["content"] for row in tiny_models.rows("conversations", 64) for m in row["messages"]),
         trainers.BpeTrainer(vocab_size=1500, special_tokens=tokens),
