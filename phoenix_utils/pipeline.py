@@ -284,8 +284,8 @@ def run_notebook(stage: str, settings: StageSettings, show_line: Callable[[str],
             kernel_name="python3",
             cwd=os.getcwd(),
             request_save_on_cell_execute=False,
-            # ipykernel warns of its local TCP port at every start, in the middle of our progress lines.
-            extra_arguments=["--log-level=ERROR"],
+            # ipykernel reports its local TCP port at every start and its end as an error, amid our progress lines.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         failure = error
