@@ -151,12 +151,17 @@ def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:
 
 def _check_inputs(plan: Plan) -> None:
     """Inputs from outside exist, and earlier stages that are not part of this run have been finished."""
+    from phoenix_utils import corpora
     from phoenix_utils.models import check_reachable
 
     for name in plan.stages:
         check_reachable(plan.settings(name).model)
     if "translation" in plan.stages:
         STAGES["translation"].module.check_sources(plan.settings("translation"))
+    if "evaluation" in plan.stages:
+        # A language without held-out references should not be found out after hours of training.
+        language = plan.settings("evaluation").language
+        corpora.held_out_chat(language), corpora.held_out_preferences(language)
     if not plan.stages or plan.stages[0] == next(iter(STAGES)):
         return
     for name in list(STAGES)[: list(STAGES).index(plan.stages[0])]:
