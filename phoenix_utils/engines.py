@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from phoenix_utils import decoding
 from phoenix_utils.decoding import Completion, GenerationParams
@@ -61,7 +61,23 @@ def open_engine(
     )
 
 
-class TransformersEngine:
+class ChatPrompts:
+    """The chat template of an engine's own tokenizer."""
+
+    tokenizer: Any
+
+    def chat_prompt(self, text: str) -> str:
+        """`text` as a user's turn in the model's own chat template, open for the answer."""
+        if not self.tokenizer.chat_template:
+            raise PhoenixError(
+                "prompt is 'chat', but the translator's tokenizer has no chat template: set translation.prompt to "
+                "few_shot or alma"
+            )
+        messages = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+class TransformersEngine(ChatPrompts):
     """Batched generation with transformers on any device.
 
     Prompts are sorted by length and batched under a token budget; the beginning that all prompts share (few-shot
@@ -80,10 +96,6 @@ class TransformersEngine:
             from phoenix_utils import kv_cache
 
             model.set_attn_implementation(kv_cache.NAME)
-
-    def chat_prompt(self, text: str) -> str:
-        """`text` as a user's turn in the model's own chat template, open for the answer."""
-        return _chat_prompt(self.tokenizer, text)
 
     def generate(
         self,
@@ -271,7 +283,7 @@ class TransformersEngine:
         return results
 
 
-class VllmEngine:
+class VllmEngine(ChatPrompts):
     """Batched generation by vLLM in this process; `model` is a hub id or a folder.
 
     vLLM schedules continuously and caches common prefixes by itself, so all prompts are handed over at once.
@@ -288,10 +300,6 @@ class VllmEngine:
             ) from None
         self.llm = LLM(model=model, tensor_parallel_size=num_gpus, enable_prefix_caching=True)
         self.tokenizer = self.llm.get_tokenizer()
-
-    def chat_prompt(self, text: str) -> str:
-        """`text` as a user's turn in the model's own chat template, open for the answer."""
-        return _chat_prompt(self.tokenizer, text)
 
     def generate(
         self,
@@ -343,17 +351,6 @@ class VllmEngine:
             / max(1, len(tail))
             for output, head, tail in zip(outputs, heads, tails, strict=True)
         ]
-
-
-def _chat_prompt(tokenizer, text: str) -> str:
-    if not tokenizer.chat_template:
-        raise PhoenixError(
-            "prompt is 'chat', but the translator's tokenizer has no chat template: set translation.prompt to "
-            "few_shot or alma"
-        )
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-    )
 
 
 def _stop_ids(model, tokenizer) -> set[int]:

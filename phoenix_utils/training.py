@@ -24,7 +24,7 @@ from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, TrainerCallback
 
 from phoenix_utils import artifacts, chat, models
-from phoenix_utils.batches import BatchPlan
+from phoenix_utils.batches import BatchPlan, device_count, plan_batches
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import DtypeChoice, Hardware, choose_dtype
 
@@ -73,6 +73,17 @@ def lora_config(model: torch.nn.Module, *, lora_r: int, lora_alpha: int, lora_dr
         task_type="CAUSAL_LM",
         target_modules=lora_target_modules(model),
     )
+
+
+def noted_plan(settings: Any, stage: artifacts.StageRun, machine: Hardware, unit: str) -> BatchPlan:
+    """How a step's global batch is spread over this machine, kept in the manifest; `unit` is "rows" or "pairs"."""
+    plan = plan_batches(settings.global_batch, settings.per_device_train_batch_size, device_count(machine))
+    stage.note(
+        "batch",
+        f"{plan.global_batch} {unit} a step: {plan.per_device} at once x {plan.accumulation} "
+        f"accumulated x {plan.devices} devices",
+    )
+    return plan
 
 
 def trainer_arguments(

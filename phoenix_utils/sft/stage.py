@@ -98,14 +98,7 @@ def trainer_keywords(
     settings: SftSettings, stage: artifacts.StageRun, dtype: hardware.DtypeChoice, machine: hardware.Hardware
 ) -> dict[str, Any]:
     """What SFTConfig is built from."""
-    plan = batches.plan_batches(
-        settings.global_batch, settings.per_device_train_batch_size, batches.device_count(machine)
-    )
-    stage.note(
-        "batch",
-        f"{plan.global_batch} rows a step: {plan.per_device} at once x {plan.accumulation} "
-        f"accumulated x {plan.devices} devices",
-    )
+    plan = training.noted_plan(settings, stage, machine, "rows")
     return {
         **training.trainer_arguments(settings, stage.folder, plan, dtype, machine),
         "packing": settings.packing,
