@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test mini book notebooks lint clean
+.PHONY: help env test mini adapt book notebooks lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -36,7 +36,10 @@ test: env ## run the tests
 mini: env ## run the five notebooks on the embedded model, on the CPU and offline
 	$(BIN)/phoenix run mini $(ARGS)
 
-book: env ## build the book from the newest mini run; a warning is an error
+adapt: env ## train a translator at a small size; the full run is phoenix adapt profiles/adapt_en_de.yaml
+	$(BIN)/phoenix adapt
+
+book: adapt ## build the book from the newest mini run; a warning is an error
 	$(BIN)/python book/build.py --run $(RUN)
 
 notebooks: env ## write the generated cells (install, parameters, badge) of the notebooks

@@ -1,6 +1,6 @@
 """Build the book from the pages in `book/` and the executed notebooks of a run.
 
-    python book/build.py --run runs/mini
+    python book/build.py --run runs/mini --adapt runs/adapt
 
 The pages, the executed copies, `_config.yml` and `_toc.yml` are laid out in `book/_build/source`, Jupyter
 Book builds `book/_build/html` from it with warnings as errors, and the result is looked over: every page of
@@ -36,14 +36,22 @@ def toc_pages(toc: Path) -> list[str]:
     return [content["root"], *(entry["file"] for part in parts for entry in part.get("chapters", []))]
 
 
-def check_run(run: Path, notebooks: list[str]) -> None:
-    """Raise PhoenixError unless every stage of `run` is complete and its notebooks are current and whole."""
+def executed_copies(run: Path, adapt: Path, notebooks: list[str]) -> dict[str, Path]:
+    """Where each notebook's executed copy lies: the translator's training is a run of its own."""
+    own = f"notebooks/{STAGE_FOLDERS['adapt']}"
+    return {page: (adapt if page == own else run) / f"{page}.ipynb" for page in notebooks}
+
+
+def check_runs(run: Path, adapt: Path, notebooks: dict[str, Path]) -> None:
+    """Raise PhoenixError unless every stage is complete and its notebooks are current and whole."""
     for stage, folder in STAGE_FOLDERS.items():
-        manifest = run / folder / "manifest.json"
+        place = adapt if stage == "adapt" else run
+        manifest = place / folder / "manifest.json"
         if not manifest.is_file() or read_json(manifest).get("status") != "complete":
-            raise PhoenixError(f"{run} has no finished {stage} stage to show: run `make mini` first")
-    for page in notebooks:
-        source, executed = ROOT / f"{page}.ipynb", run / f"{page}.ipynb"
+            command = "phoenix adapt" if stage == "adapt" else "make mini"
+            raise PhoenixError(f"{place} has no finished {stage} stage to show: run `{command}` first")
+    for page, executed in notebooks.items():
+        source = ROOT / f"{page}.ipynb"
         if not executed.is_file():
             raise PhoenixError(f"{executed} is missing: run `make mini` first")
         cells = read_json(executed)["cells"]
@@ -69,15 +77,15 @@ def _check_outputs(path: Path, cells: list[dict]) -> None:
         raise PhoenixError(f"{path} was not executed to its end: run `make mini` again")
 
 
-def lay_out(run: Path, notebooks: list[str], source: Path) -> None:
+def lay_out(notebooks: dict[str, Path], source: Path) -> None:
     """Copy pages, executed notebooks and configuration to `source`, in the places the project has them."""
     shutil.copytree(ROOT / "book", source / "book", ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, source / name)
     (source / "_static").mkdir()
     shutil.copy(_mathjax(), source / "_static" / "mathjax.js")
-    for page in notebooks:
-        notebook = read_json(run / f"{page}.ipynb")
+    for page, executed in notebooks.items():
+        notebook = read_json(executed)
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = REMOTE_BADGE.sub(LOCAL_BADGE, "".join(cell["source"]))
@@ -126,14 +134,15 @@ def check_pages(pages: list[str], notebooks: list[str], built: Path) -> None:
             raise PhoenixError(f"{path} fetches {url}: keep a copy in book/figures and name that")
 
 
-def build(run: Path) -> Path:
+def build(run: Path, adapt: Path) -> Path:
     """Build the book and return its first page; raises PhoenixError for whatever is not whole."""
     pages = toc_pages(ROOT / "_toc.yml")
     notebooks = [page for page in pages if page.startswith("notebooks/")]
-    check_run(run, notebooks)
+    copies = executed_copies(run, adapt, notebooks)
+    check_runs(run, adapt, copies)
     shutil.rmtree(BUILD, ignore_errors=True)
     source = BUILD / "source"
-    lay_out(run, notebooks, source)
+    lay_out(copies, source)
     command = ["jupyter-book", "build", "-W", "-n", "--keep-going", "--path-output", str(BUILD.parent), "."]
     command[0] = str(Path(sys.executable).with_name(command[0]))
     if subprocess.run(command, cwd=source).returncode:
@@ -146,9 +155,10 @@ def main() -> int:
     """Read the command line, build, say where to look."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", default="runs/mini", type=Path, help="run whose notebooks are shown")
+    parser.add_argument("--adapt", default="runs/adapt", type=Path, help="run of the translator's training")
     arguments = parser.parse_args()
     try:
-        first = build(ROOT / arguments.run)
+        first = build(ROOT / arguments.run, ROOT / arguments.adapt)
     except PhoenixError as error:
         print(f"make book: {error}", file=sys.stderr)
         return 2

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from phoenix_utils.profile import StageSettings
 
 STAGE_FOLDERS = {
+    "adapt": "00_own_translator",  # optional: a run begins with translation
     "translation": "01_translation",
     "filtering": "02_filtering",
     "sft": "03_sft",
@@ -89,6 +90,18 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with write_atomic(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    """Write one JSON object a line, atomically."""
+    with write_atomic(path) as partial:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The rows that `write_lines` wrote."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def read_json(path: Path) -> Any:

@@ -17,8 +17,10 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phoenix_utils import models
 from phoenix_utils.errors import PhoenixError
 
 if TYPE_CHECKING:
@@ -71,6 +73,24 @@ def apply_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
         )
     tokenizer.chat_template = template_for(tokenizer)
     return tokenizer
+
+
+def saved_tokenizer(folder: Path, base: str, languages: tuple[str, ...]) -> PreTrainedTokenizerBase:
+    """The tokenizer saved beside trained weights, as long as its ids are those of the model that will be loaded.
+
+    An adapter is put on a base that is loaded anew. If that base's vocabulary was trimmed differently since (by
+    another version of this package), the saved ids would name other tokens: then the base's own tokenizer takes over,
+    with the saved chat template.
+    """
+    saved = models.load_tokenizer(str(folder), languages)
+    if folder.name == "model":
+        return saved
+    own = models.load_tokenizer(base, languages)
+    if own.get_vocab() == saved.get_vocab():
+        return saved
+    own = apply_template(own)
+    own.chat_template = saved.chat_template
+    return own
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

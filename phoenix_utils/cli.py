@@ -119,14 +119,15 @@ def doctor() -> None:
     """Say what this machine is, which dtype it trains in and why, and which profiles it can run."""
     from phoenix_utils import hardware, pipeline
     from phoenix_utils.artifacts import installed_versions
+    from phoenix_utils.profile import shipped_profiles
 
     machine = hardware.describe()
-    choice = hardware.choose_dtype(machine)
+    choice = hardware.choose_training_dtype(machine)
     print(f"phoenix {__version__} on {machine}")
     print(f"dtype: {choice.name} ({choice.reason})")
     for package, version in installed_versions().items():
         print(f"{package}: {version}")
-    for path in sorted(pipeline.data_folder("profiles").glob("*.yaml")):
+    for path in shipped_profiles(pipeline.data_folder("profiles")):
         problems = pipeline.make_plan(path.stem).problems
         print(f"profile {path.stem}: {'; '.join(problems) or 'can run'}")
 
@@ -146,6 +147,50 @@ def _add_stage_command(stage: str) -> None:
 
 for _stage in ("translation", "filtering", "sft", "dpo", "evaluation"):
     _add_stage_command(_stage)
+
+
+@app.command()
+def adapt(
+    settings_file: Annotated[str | None, typer.Argument(help="a .yaml file, such as profiles/adapt_en_de.yaml")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one setting; may be repeated")
+    ] = None,
+    out: Out = None,
+    redo: Redo = False,
+) -> None:
+    """Train a translator of one's own by running its notebook; without a file, in minutes on the package's pairs."""
+    from rich.console import Console
+
+    from phoenix_utils import pipeline
+
+    started = time.monotonic()
+    settings = pipeline.make_adapt_settings(settings_file, overrides or [], out, redo)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]adapt[/bold] → {settings.run_dir}")
+    if console.is_terminal:
+        with console.status("starting") as status:
+            pipeline.execute_stage("adapt", settings, console.print, lambda line: status.update(line))
+    else:
+        pipeline.execute_stage("adapt", settings, lambda line: print(line, flush=True), _every(30))
+    _show_adaptation(stage_path(settings.run_dir, "adapt"), console)
+    console.print(f"took {time.monotonic() - started:.0f} s; use it with --set translation.adapter=ADAPTER")
+
+
+def _show_adaptation(folder, console) -> None:
+    """Scores before and after, and where the adapter lies."""
+    from rich.table import Table
+
+    from phoenix_utils.artifacts import read_json
+
+    scores = read_json(folder / "scores.json")
+    table = Table("set", "measure", "before", "after", title="value [95 % interval]", title_justify="left")
+    for name, found in scores.items():
+        for measure in found["before"] if "before" in found else ():
+            cells = (found[when][measure] for when in ("before", "after"))
+            table.add_row(name, measure, *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells))
+    console.print(table)
+    console.print(f"training: {scores['training']['seconds'] / 60:.1f} minutes")
+    console.print(f"adapter:  {folder / 'adapter'}")
 
 
 @app.command()

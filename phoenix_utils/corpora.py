@@ -165,6 +165,11 @@ def sentence_pairs(source: str, target: str) -> list[dict]:
     return [row for _, row in _json_lines(packaged(f"pairs.{source}-{target}.jsonl"))]
 
 
+def training_pairs(source: str, target: str) -> list[dict]:
+    """Human sentence pairs to train a translator on; none of them is among :func:`sentence_pairs`."""
+    return [row for _, row in _json_lines(packaged(f"pairs_train.{source}-{target}.jsonl"))]
+
+
 def _in_language(name: str, language: str) -> Path:
     folder = Path(__file__).parent / "data"
     path = folder / f"{name}.{language}.jsonl"
@@ -185,7 +190,7 @@ def _read(source: str, kind: str, eighths: int, max_rows: int | None, skipped: C
     if max_rows is not None and max_rows < 1:
         raise PhoenixError(f"max_rows is {max_rows}: it must be at least 1, or null for all rows.")
     skipped = Counter() if skipped is None else skipped
-    raw = _raw_rows(source, kind)
+    raw = raw_rows(source, kind)
     count = 0
     for row in _convert(raw, kind, source, skipped):
         if source.startswith("package:") and held_out(row["prompt_id"], eighths):
@@ -239,8 +244,11 @@ def _row_id(row: dict, content: dict, index: int, part: int | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _raw_rows(source: str, kind: str) -> Iterator[tuple[str, dict]]:
-    """Yield (place, raw row); the place is what an error message calls the row."""
+def raw_rows(source: str, kind: str) -> Iterator[tuple[str, dict]]:
+    """Yield (place, row as it stands) of any source; the place is what an error message calls the row.
+
+    `kind` ("chat", "preferences", "parallel") decides which split of a dataset is taken if none is named.
+    """
     if source.startswith("package:"):
         return _json_lines(packaged(f"{source.removeprefix('package:')}.jsonl"))
     name, split = _name_and_split(source)

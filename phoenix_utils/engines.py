@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from phoenix_utils import decoding
+from phoenix_utils.artifacts import read_json
 from phoenix_utils.decoding import Completion, GenerationParams
 from phoenix_utils.errors import PhoenixError
 
@@ -44,21 +46,23 @@ def open_engine(
     quantize: bool = False,
     batch_tokens: int = 32768,
     num_gpus: int = 1,
+    adapter: Path | None = None,
 ) -> Engine:
-    """Load `model` into the engine named `kind` ("transformers" or "vllm").
+    """Load `model`, with the LoRA adapter in the folder `adapter`, into the engine "transformers" or "vllm".
 
     `quantize` loads NF4 weights (transformers only), `num_gpus` is vLLM's tensor parallelism. Raises PhoenixError
-    where the model cannot be found or the engine is not installed.
+    where the model cannot be found, the adapter does not fit or the engine is not installed.
     """
-    from phoenix_utils.models import load_model, load_tokenizer, locate
+    from phoenix_utils.models import load_adapter, load_model, load_tokenizer, locate
 
     if kind == "vllm":
-        return VllmEngine(locate(model, languages), num_gpus=num_gpus)
-    return TransformersEngine(
-        load_model(model, languages, quantize=quantize),
-        load_tokenizer(model, languages),
-        batch_tokens=batch_tokens,
-    )
+        return VllmEngine(locate(model, languages), num_gpus=num_gpus, adapter=adapter)
+    loaded = load_model(model, languages, quantize=quantize)
+    if adapter is not None:
+        loaded = load_adapter(loaded, adapter, base=model)
+        if not quantize:  # a merged layer costs nothing while decoding; 4-bit weights would be rounded anew
+            loaded = loaded.merge_and_unload()
+    return TransformersEngine(loaded, load_tokenizer(model, languages), batch_tokens=batch_tokens)
 
 
 class ChatPrompts:
@@ -290,15 +294,22 @@ class VllmEngine(ChatPrompts):
     Its GPU is set free when the process ends, which is why the runner gives every stage a process of its own.
     """
 
-    def __init__(self, model: str, num_gpus: int = 1):
+    def __init__(self, model: str, num_gpus: int = 1, adapter: Path | None = None):
         try:
             from vllm import LLM
+            from vllm.lora.request import LoRARequest
         except ImportError:
             raise PhoenixError(
                 "engine is 'vllm', which is not installed: pip install 'phoenix-utils[vllm]' -c constraints/gpu.txt, "
                 "or set translation.engine to transformers"
             ) from None
-        self.llm = LLM(model=model, tensor_parallel_size=num_gpus, enable_prefix_caching=True)
+        options = {}
+        self.lora = None
+        if adapter is not None:
+            rank = read_json(adapter / "adapter_config.json")["r"]
+            options = {"enable_lora": True, "max_lora_rank": max(8, rank)}  # the least that vLLM takes is 8
+            self.lora = LoRARequest("translator", 1, str(adapter))
+        self.llm = LLM(model=model, tensor_parallel_size=num_gpus, enable_prefix_caching=True, **options)
         self.tokenizer = self.llm.get_tokenizer()
 
     def generate(
@@ -325,7 +336,7 @@ class VllmEngine(ChatPrompts):
             )
             for row in ids
         ]
-        outputs = self.llm.generate(list(prompts), sampling, use_tqdm=False)
+        outputs = self.llm.generate(list(prompts), sampling, use_tqdm=False, lora_request=self.lora)
         completions = [
             Completion(
                 answer.text,
@@ -345,7 +356,9 @@ class VllmEngine(ChatPrompts):
         heads = [self.tokenizer(text)["input_ids"] for text in prompts]
         tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in targets]
         requests = [{"prompt_token_ids": head + tail} for head, tail in zip(heads, tails, strict=True)]
-        outputs = self.llm.generate(requests, SamplingParams(max_tokens=1, prompt_logprobs=0), use_tqdm=False)
+        outputs = self.llm.generate(
+            requests, SamplingParams(max_tokens=1, prompt_logprobs=0), use_tqdm=False, lora_request=self.lora
+        )
         return [
             sum(place[token].logprob for place, token in zip(output.prompt_logprobs[len(head) :], tail, strict=True))
             / max(1, len(tail))

@@ -41,12 +41,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine: usable CPU cores, main memory in GB, CUDA devices, and whether it has an Apple GPU."""
+    """A machine: usable CPU cores, main memory in GB, CUDA devices, whether it has an Apple GPU, and whether its
+    CPU multiplies bfloat16 natively (AVX512-BF16, AMX, or Arm's BF16)."""
 
     cores: int
     ram_gb: float
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
+    cpu_bf16: bool = False
 
     @property
     def device(self) -> str:
@@ -69,7 +71,22 @@ def describe() -> Hardware:
     else:
         cores = os.cpu_count() or 1
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    return Hardware(cores=cores, ram_gb=_ram_gb(), gpus=_gpus(), mps=apple)
+    return Hardware(cores=cores, ram_gb=_ram_gb(), gpus=_gpus(), mps=apple, cpu_bf16=native_bf16(_cpu_flags()))
+
+
+def native_bf16(flags: set[str]) -> bool:
+    """Whether a CPU with these flags of /proc/cpuinfo has units for bfloat16 products."""
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _cpu_flags() -> set[str]:
+    """The first core's flags as Linux lists them (`flags` on x86, `Features` on Arm); empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
 
 
 def choose_dtype(hardware: Hardware) -> DtypeChoice:
@@ -81,7 +98,7 @@ def choose_dtype(hardware: Hardware) -> DtypeChoice:
     if not hardware.gpus:
         if hardware.mps:
             return DtypeChoice("float32", "Apple GPU: half precision is slower to converge there than it saves")
-        return DtypeChoice("float32", "CPU: without native bfloat16 units, half precision is many times slower")
+        return DtypeChoice("float32", "CPU: decoding in half precision is slower and takes several times the memory")
     weakest = min(hardware.gpus, key=lambda gpu: gpu.capability)
     version = ".".join(map(str, weakest.capability))
     if weakest.capability >= (8, 0):
@@ -89,6 +106,18 @@ def choose_dtype(hardware: Hardware) -> DtypeChoice:
     if weakest.capability >= (7, 0) or weakest.capability == (6, 0):
         return DtypeChoice("float16", f"{weakest.name}: compute capability {version} is below 8.0, no native bfloat16")
     return DtypeChoice("float32", f"{weakest.name}: compute capability {version} has no fast half precision")
+
+
+def choose_training_dtype(hardware: Hardware) -> DtypeChoice:
+    """The number type to compute training steps in: as `choose_dtype`, but a CPU uses bfloat16 units if it has any.
+
+    Weights stay float32 on a CPU; autocast rounds them for the products only.
+    """
+    if hardware.device != "cpu":
+        return choose_dtype(hardware)
+    if hardware.cpu_bf16:
+        return DtypeChoice("bfloat16", "CPU: its native bfloat16 units train about twice as fast as float32")
+    return DtypeChoice("float32", "CPU: without native bfloat16 units, half precision is many times slower")
 
 
 def known_parameters(model: str) -> float | None:

@@ -31,7 +31,10 @@ class KeptProbabilities(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets):
         """One product, one pass for each statistic, and the probabilities in place of the exponentials."""
         ctx.set_materialize_grads(False)
-        logits = hidden @ weight.T
+        # The product runs in autocast's type, as TRL's does; what follows it needs float32's digits.
+        kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+        logits = hidden.to(kind) @ weight.to(kind).T
+        logits = logits.float() if logits.dtype.itemsize == 2 else logits
         mean_logits = logits.mean(-1)
         highest, likeliest = logits.max(-1)
         logits.sub_(highest[:, None])
@@ -42,7 +45,7 @@ class KeptProbabilities(torch.autograd.Function):
         entropy = log_total - torch.einsum("tv,tv->t", exponentials, logits) / total
         is_top1 = likeliest == targets
         if any(ctx.needs_input_grad):
-            ctx.probabilities = exponentials.div_(total[:, None])
+            ctx.kind, ctx.probabilities = kind, exponentials.div_(total[:, None])
             ctx.save_for_backward(hidden, weight, targets)
         ctx.mark_non_differentiable(entropy, mean_logits, is_top1)
         return of_target - log_total, entropy, mean_logits, is_top1
@@ -54,8 +57,9 @@ class KeptProbabilities(torch.autograd.Function):
         logits = ctx.probabilities.mul_(-gradient[:, None])
         del ctx.probabilities
         logits.scatter_add_(-1, targets[:, None], gradient[:, None])
-        to_hidden = logits @ weight if ctx.needs_input_grad[0] else None
-        to_weight = logits.T @ hidden if ctx.needs_input_grad[1] else None
+        logits = logits.to(ctx.kind)
+        to_hidden = (logits @ weight.to(ctx.kind)).to(hidden.dtype) if ctx.needs_input_grad[0] else None
+        to_weight = (logits.T @ hidden.to(ctx.kind)).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return to_hidden, to_weight, None
 
 
@@ -70,8 +74,7 @@ class Chooser:
         plain = bias is None and softcap is None and scale == 1.0 and temperature == 1.0
         small = len(hidden) * len(weight) * 4 <= MOST_BYTES
         known = set(outputs) <= {"log_probs", "entropy", "mean_logits", "is_top1"}
-        exact = hidden.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if not (hidden.device.type == "cpu" and plain and small and known and exact):
+        if not (hidden.device.type == "cpu" and plain and small and known):
             arguments = (hidden, weight, bias, targets, temperature, chunk_size, softcap, scale, outputs)
             return self.tiled.apply(*arguments)
         log_probs, entropy, mean_logits, is_top1 = KeptProbabilities.apply(hidden, weight, targets)

@@ -35,6 +35,9 @@ _NOT_PROSE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _WORD = re.compile(r"[^\W\d_]+")
+# Four letters on each side: shorter ones are names (WhatsApp, YouTube) more often than faults.
+_RUN_TOGETHER = re.compile(r"\b[^\W\d_]*[^\W\d_]{3}[a-zäöüß][A-ZÄÖÜ][a-zäöüß]{3}[^\W\d_]*")
+_SENTENCES_MEET = re.compile(r"\b[^\W\d_]{3,}[.!?:;,][A-ZÄÖÜ][a-zäöüß]+\b(?![.(_/])")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’“»«)\]*_]*$")
 
 
@@ -54,7 +57,7 @@ def pair_reasons(
 ) -> dict[str, str]:
     """Judge a pair by every rule; returns {rule: reason}, empty for a good pair.
 
-    Rules: "empty", "language", "copied", "length", "repetition", "truncation".
+    Rules: "empty", "language", "copied", "length", "repetition", "truncation", "run_together".
     """
     limits = limits or PairLimits()
     if not translation.strip():
@@ -67,6 +70,7 @@ def pair_reasons(
         ),
         "repetition": repeated(source, translation, limits.max_repeats),
         "truncation": truncated(source, translation),
+        "run_together": run_together(source, translation),
     }
     return {rule: reason for rule, reason in reasons.items() if reason}
 
@@ -215,6 +219,18 @@ def truncated(source: str, translation: str) -> str | None:
     end = translation.rstrip()
     if letters(source) >= 20 and _SENTENCE_END.search(source.rstrip()) and re.search(r"[\w,;–-]$", end):
         return f"ends in the middle of a sentence: {end[-40:]!r}"
+    return None
+
+
+def run_together(source: str, translation: str) -> str | None:
+    """Reason if the translation joins what belongs apart: "BefehlStrg", "Absatz.Wählen".
+
+    Texts taken from web pages lose the space between two elements, and a model that reads them learns to drop
+    it. Names that are written so (LibreOffice) stand in the source too.
+    """
+    for found in (*_RUN_TOGETHER.finditer(prose(translation)), *_SENTENCES_MEET.finditer(translation)):
+        if not any(found[0][:end] in source for end in (None, -1, -2)):  # an ending may have been added
+            return f"{found[0]!r} looks like two words run together"
     return None
 
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import artifacts, hardware, hub, notebooks
+from phoenix_utils import artifacts, corpora, hardware, hub, notebooks
 from phoenix_utils.artifacts import STAGE_FOLDERS, project_root, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.profile import Profile, StageSettings, choose, find_profile, load_profile
+from phoenix_utils.profile import Profile, StageSettings, choose, find_profile, load_profile, load_settings
 
 SETTINGS_NAMES = {
+    "adapt": "AdaptSettings",
     "translation": "TranslationSettings",
     "filtering": "FilteringSettings",
     "sft": "SftSettings",
@@ -37,8 +38,9 @@ class Stage:
 
     @property
     def module(self) -> Any:
-        """The stage's package; importing it is cheap."""
-        return importlib.import_module(f"phoenix_utils.{self.name}")
+        """Where the stage's settings and inputs are defined, its package as a rule; importing it is cheap."""
+        place = "translation.adapt_settings" if self.name == "adapt" else self.name
+        return importlib.import_module(f"phoenix_utils.{place}")
 
     def settings_model(self) -> type[StageSettings]:
         """The pydantic model of this stage's settings."""
@@ -50,6 +52,8 @@ class Stage:
 
 
 STAGES = {name: Stage(name) for name in STAGE_FOLDERS}
+# What a profile's run consists of; training a translator of one's own is a run of its own.
+RUN_STAGES = [name for name in STAGES if name != "adapt"]
 
 
 @dataclass
@@ -90,8 +94,8 @@ def fill_notebooks() -> list[str]:
 
 
 def settings_models() -> dict[str, type[StageSettings]]:
-    """The settings model of every stage."""
-    return {name: stage.settings_model() for name, stage in STAGES.items()}
+    """The settings model of every stage of a run."""
+    return {name: STAGES[name].settings_model() for name in RUN_STAGES}
 
 
 def make_plan(
@@ -112,7 +116,7 @@ def make_plan(
     path = find_profile(profile_name, [data_folder("profiles")])
     for name in (start, only):
         if name is not None:
-            choose("stage", name, STAGES)
+            choose("stage", name, RUN_STAGES)
     profile = load_profile(path, settings_models(), parse_overrides(overrides or []))
     run_dir = Path(out).absolute() if out else resolve_run_dir(f"runs/{profile.name}")
     stages = {
@@ -120,9 +124,9 @@ def make_plan(
         for name, settings in profile.stages.items()
     }
     profile = profile.model_copy(update={"stages": stages})
-    wanted = [only] if only else list(STAGES)[list(STAGES).index(start) if start else 0 :]
+    wanted = [only] if only else RUN_STAGES[RUN_STAGES.index(start) if start else 0 :]
     plan = Plan(profile, run_dir, wanted)
-    for name in STAGES:
+    for name in RUN_STAGES:
         notebooks.check_notebook(notebook_path(name), STAGES[name].settings_model())
     _check_inputs(plan)
     plan.problems = _machine_problems(plan) + _hub_problems(plan)
@@ -139,19 +143,18 @@ def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:
             raise PhoenixError(f"--set {text!r} has no '=': write --set stage.key=value")
         if not dot:
             choose("key", key, ("language", "source_language", "model", "seed"))
-            for each in STAGES:
+            for each in RUN_STAGES:
                 # The translator is another model than the student: a shared --set never changes it.
                 if not (key == "model" and each == "translation"):
                     overrides.setdefault(each, {}).setdefault(key, value)
             continue
-        choose("stage", stage, STAGES)
+        choose("stage", stage, RUN_STAGES)
         overrides.setdefault(stage, {})[name] = value
     return overrides
 
 
 def _check_inputs(plan: Plan) -> None:
     """Inputs from outside exist, and earlier stages that are not part of this run have been finished."""
-    from phoenix_utils import corpora
     from phoenix_utils.models import check_reachable
 
     for name in plan.stages:
@@ -162,9 +165,9 @@ def _check_inputs(plan: Plan) -> None:
         # A language without held-out references should not be found out after hours of training.
         language = plan.settings("evaluation").language
         corpora.held_out_chat(language), corpora.held_out_preferences(language)
-    if not plan.stages or plan.stages[0] == next(iter(STAGES)):
+    if not plan.stages or plan.stages[0] == RUN_STAGES[0]:
         return
-    for name in list(STAGES)[: list(STAGES).index(plan.stages[0])]:
+    for name in RUN_STAGES[: RUN_STAGES.index(plan.stages[0])]:
         manifest = stage_path(str(plan.run_dir), name) / "manifest.json"
         if not manifest.is_file() or artifacts.read_json(manifest)["status"] != "complete":
             raise PhoenixError(
@@ -228,16 +231,52 @@ def execute(plan: Plan, say: Callable[[str], None], show_line: Callable[[str], N
     if plan.problems:
         raise PhoenixError(f"profile {plan.profile.name!r} cannot run here: it " + "; it ".join(plan.problems))
     for name in plan.stages:
-        started = time.monotonic()
-        settings = plan.settings(name)
-        if is_done(name, settings):
-            say(f"{STAGE_FOLDERS[name]}  unchanged, skipped")
-            continue
-        _refuse_other_run(name, settings)
-        run_notebook(name, settings, show_line)
-        manifest = artifacts.read_json(stage_path(settings.run_dir, name) / "manifest.json")
-        counts = ", ".join(f"{key} {number:,}" for key, number in manifest["counts"].items())
-        say(f"{STAGE_FOLDERS[name]}  done in {time.monotonic() - started:.0f} s  ({counts})")
+        execute_stage(name, plan.settings(name), say, show_line)
+
+
+def execute_stage(
+    name: str, settings: StageSettings, say: Callable[[str], None], show_line: Callable[[str], None]
+) -> None:
+    """Run one stage's notebook unless its products are there already; raises as `execute` does."""
+    started = time.monotonic()
+    if is_done(name, settings):
+        say(f"{STAGE_FOLDERS[name]}  unchanged, skipped")
+        return
+    _refuse_other_run(name, settings)
+    run_notebook(name, settings, show_line)
+    manifest = artifacts.read_json(stage_path(settings.run_dir, name) / "manifest.json")
+    counts = ", ".join(f"{key} {number:,}" for key, number in manifest["counts"].items())
+    say(f"{STAGE_FOLDERS[name]}  done in {time.monotonic() - started:.0f} s  ({counts})")
+
+
+def make_adapt_settings(path: str | None, overrides: list[str], out: str | None, redo: bool) -> StageSettings:
+    """Validated settings of a translator's training, from a YAML file (None: the defaults) and `--set key=value`.
+
+    The first row of every local source is read and the notebook's parameters are compared, so that nothing
+    starts that must fail. Raises PhoenixError for the first thing that is wrong.
+    """
+    from phoenix_utils.models import check_reachable
+    from phoenix_utils.translation.parallel import read_parallel
+
+    texts = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise PhoenixError(f"--set {text!r} has no '=': write --set key=value")
+        texts[key] = value
+    settings = load_settings(Path(path) if path else None, STAGES["adapt"].settings_model(), texts)
+    run_dir = Path(out).absolute() if out else resolve_run_dir(settings.run_dir)
+    settings = settings.model_copy(update={"run_dir": str(run_dir), "redo": redo})
+    notebooks.check_notebook(notebook_path("adapt"), type(settings))
+    check_reachable(settings.model)
+    datasets = [name for name in settings.pairs if corpora.is_hub_name(name)]
+    for name in settings.pairs:
+        if name not in datasets and not next(read_parallel(name, settings.source_language, settings.language), None):
+            raise PhoenixError(f"{name} is empty: name a source with pairs")
+    models = [] if settings.model.startswith("embedded:") or Path(settings.model).is_dir() else [settings.model]
+    if problems := hub.unreachable(models, [name.partition(":")[0] for name in datasets]):
+        raise PhoenixError("; ".join(problems))
+    return settings
 
 
 def is_done(stage: str, settings: StageSettings) -> bool:

@@ -146,9 +146,26 @@ def find_profile(name: str, folders: list[Path]) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise PhoenixError(f"the profile file {name!r} does not exist; give its path, or the name of a shipped profile")
-    shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    shipped = {path.stem: path for folder in folders for path in shipped_profiles(folder)}
     choose("profile", name, shipped)
     return shipped[name]
+
+
+def shipped_profiles(folder: Path) -> list[Path]:
+    """The profiles of a folder; `adapt_*.yaml` are settings of a translator's training instead."""
+    return sorted(path for path in folder.glob("*.yaml") if not path.stem.startswith("adapt_"))
+
+
+def load_settings(path: Path | None, model: type[StageSettings], overrides: dict[str, str]) -> Any:
+    """Settings of one stage from a flat YAML file (None: the defaults) with the texts of `--set`.
+
+    Raises PhoenixError for a missing file and anything unknown or of the wrong type in it.
+    """
+    if path is not None and not path.is_file():
+        raise PhoenixError(f"the settings file {str(path)!r} does not exist; give the path of a .yaml file")
+    values = _read_yaml(path) if path else {}
+    texts = {key: parse_override(model, key, text) for key, text in overrides.items()}
+    return build_settings(model, {**{str(key): value for key, value in values.items()}, **texts})
 
 
 def load_profile(

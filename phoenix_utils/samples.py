@@ -32,7 +32,7 @@ def sample_answers(
     languages = (settings.source_language, settings.language)
     folders = {stage: trained_folder(settings.run_dir, stage) for stage in stages if stage != "base"}
     template = trained_folder(settings.run_dir, "sft")
-    tokenizer = models.load_tokenizer(str(template), languages)
+    tokenizer = chat.saved_tokenizer(template, settings.model, languages)
     texts = [chat.render(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     params = GenerationParams(max_new_tokens=max_new_tokens, repetition_penalty=1.1)
     rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts]

@@ -26,7 +26,7 @@ from transformers import PrinterCallback, TrainerCallback
 from phoenix_utils import artifacts, chat, models
 from phoenix_utils.batches import BatchPlan, device_count, plan_batches
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.hardware import DtypeChoice, Hardware, choose_dtype
+from phoenix_utils.hardware import DtypeChoice, Hardware, choose_training_dtype
 
 MARKER = "whole.json"
 LOG = "log.jsonl"
@@ -35,19 +35,19 @@ LOG = "log.jsonl"
 def resolve_dtype(dtype: str, hardware: Hardware) -> DtypeChoice:
     """The setting `dtype`, or this machine's own choice where it is "auto"."""
     if dtype == "auto":
-        return choose_dtype(hardware)
+        return choose_training_dtype(hardware)
     if dtype == "float16" and hardware.device != "cuda":
         raise PhoenixError(f"dtype float16 does not train on {hardware.device}; set dtype to auto or float32")
     return DtypeChoice(dtype, "set by hand")
 
 
-def weights_dtype(method: str, dtype: str) -> str:
+def weights_dtype(method: str, dtype: str, device: str) -> str:
     """In what the weights are loaded: full fine-tuning keeps float32 masters and computes in `dtype`.
 
     At the learning rates of full fine-tuning, most updates are smaller than half precision can add to a
-    weight.
+    weight. On a CPU, where half precision saves no scarce memory, weights always stay float32.
     """
-    return "float32" if method == "full" else dtype
+    return "float32" if method == "full" or device == "cpu" else dtype
 
 
 def lora_target_modules(model: torch.nn.Module) -> list[str]:

@@ -11,6 +11,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_native_bf16():
+    """Tests compute in float32 on every CPU; those about bfloat16 ask for it."""
+    from phoenix_utils import hardware
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware, "_cpu_flags", set)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real benchmark data beside the project; tests that need it skip where it is absent."""

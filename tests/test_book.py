@@ -56,7 +56,7 @@ def write_notebooks(root: Path, name: str, text: str = "", output: dict | None =
 
 
 def test_the_book_holds_every_page_and_reads_without_a_network(book, tmp_path):
-    first = book.build(tmp_path / "runs/mini")
+    first = book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
     assert first == tmp_path / "book/_build/html/book/welcome.html" and first.is_file()
     page = (tmp_path / "book/_build/html/notebooks/03_sft.html").read_text(encoding="utf-8")
     assert "Grüße" in page and "open-in-colab.svg" in page and "colab-badge" not in page
@@ -67,33 +67,33 @@ def test_the_book_holds_every_page_and_reads_without_a_network(book, tmp_path):
 def test_a_warning_fails_the_build(book, tmp_path):
     write_notebooks(tmp_path, "04_dpo", text="[a page that is not there](nowhere.md)")
     with pytest.raises(PhoenixError, match="each counts as an error"):
-        book.build(tmp_path / "runs/mini")
+        book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
 
 
 def test_an_unfinished_run_is_refused(book, tmp_path):
     (tmp_path / "runs/mini/04_dpo/manifest.json").write_text('{"status": "running"}')
     with pytest.raises(PhoenixError, match="no finished dpo stage.*make mini"):
-        book.build(tmp_path / "runs/mini")
+        book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
 
 
 def test_outputs_of_an_older_notebook_are_refused(book, tmp_path):
     path = tmp_path / "notebooks/02_filtering.ipynb"
     path.write_text(path.read_text(encoding="utf-8").replace("Gr\u00fc\u00dfe", "Hallo"), encoding="utf-8")
     with pytest.raises(PhoenixError, match="is of another version of notebooks/02_filtering.ipynb"):
-        book.build(tmp_path / "runs/mini")
+        book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
 
 
 def test_a_failed_or_half_executed_notebook_is_refused(book, tmp_path):
     failure = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []}
     write_notebooks(tmp_path, "01_translation", output=failure)
     with pytest.raises(PhoenixError, match="01_translation.ipynb ends in an error"):
-        book.build(tmp_path / "runs/mini")
+        book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
     path = tmp_path / "runs/mini/notebooks/01_translation.ipynb"
     notebook = json.loads(path.read_text())
     notebook["cells"][-1].update(outputs=[], execution_count=None)
     path.write_text(json.dumps(notebook))
     with pytest.raises(PhoenixError, match="not executed to its end"):
-        book.build(tmp_path / "runs/mini")
+        book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from rapidfuzz import fuzz, process
 
 from phoenix_utils import corpora, pairs
 from phoenix_utils.filtering.rules import RULES, findings
@@ -35,12 +37,15 @@ def similar(first: str, second: str) -> float:
 @pytest.mark.parametrize(
     "name, total, held, key",
     [
-        ("conversations.jsonl", 64, 16, "prompt_id"),
-        ("conversations.de.jsonl", 16, 16, "prompt_id"),
-        ("preferences.jsonl", 64, 24, "prompt_id"),
-        ("preferences.de.jsonl", 24, 24, "prompt_id"),
+        ("conversations.jsonl", 160, 40, "prompt_id"),
+        ("conversations.de.jsonl", 40, 40, "prompt_id"),
+        ("preferences.jsonl", 112, 42, "prompt_id"),
+        ("preferences.de.jsonl", 42, 42, "prompt_id"),
         ("questions.de.jsonl", 24, None, "question_id"),
-        ("pairs.en-de.jsonl", 60, None, "pair_id"),
+        ("pairs.en-de.jsonl", 200, None, "pair_id"),
+        ("judge_replies.jsonl", 200, None, "reply_id"),
+        ("multiple_choice.de.jsonl", 60, None, "question_id"),
+        ("pairs_train.en-de.jsonl", 400, None, "pair_id"),
     ],
 )
 def test_sizes_ids_split_and_licence(name, total, held, key):
@@ -61,7 +66,7 @@ def test_german_versions_mirror_the_held_out_rows(name):
     for prompt_id, row in german.items():
         assert len(texts(row)) == len(texts(english[prompt_id]))
         for source, text in zip(texts(english[prompt_id]), texts(row), strict=True):
-            assert text != source, prompt_id
+            assert text != source or pairs.letters(source) < 20, prompt_id
             fences = [re.findall(r"^\s*(?:```|~~~)\w*", each, re.MULTILINE) for each in (source, text)]
             assert fences[0] == fences[1], prompt_id
 
@@ -84,7 +89,7 @@ def test_preferences_prefer():
 
 def test_conversations_are_varied():
     rows = raw("conversations.jsonl")
-    assert sum(len(row["messages"]) > 2 for row in rows) >= 16
+    assert sum(len(row["messages"]) > 2 for row in rows) >= 40
     answers = "\n".join(message["content"] for row in rows for message in row["messages"])
     assert "```" in answers and re.search(r"^\|", answers, re.MULTILINE) and re.search(r"^[-*] ", answers, re.MULTILINE)
     assert re.search(r"\$[^$]+\$|\\\(", answers)
@@ -118,7 +123,7 @@ def test_languages():
             for text in texts(row):
                 share = pairs.foreign_share(text, language, other)
                 assert share is None or share <= 0.3, (name, text)
-    for row in corpora.sentence_pairs("en", "de"):
+    for row in corpora.sentence_pairs("en", "de") + corpora.training_pairs("en", "de"):
         assert pairs.wrong_language(row["source_text"], "en", "de") is None
         assert pairs.wrong_language(row["target_text"], "de", "en") is None
 
@@ -134,11 +139,44 @@ def test_questions_cover_the_categories_in_two_turns():
 
 
 def test_sentence_pairs_have_a_register_and_a_kind():
-    rows = corpora.sentence_pairs("en", "de")
-    assert {row["register"] for row in rows} <= {"du", "sie", "none"}
-    assert len({row["kind"] for row in rows}) >= 3
-    assert len({row["source_text"] for row in rows}) == 60
+    rows = corpora.sentence_pairs("en", "de") + corpora.training_pairs("en", "de")
+    assert {row["register"] for row in rows} == {"du", "sie", "none"}
+    assert {row["kind"] for row in rows} == {"instruction", "question", "answer"}
+    assert len({row["pair_id"] for row in rows}) == len({row["source_text"].casefold() for row in rows}) == 600
+    for row in rows:
+        assert "\n" not in row["source_text"] + row["target_text"]
+        marks = [
+            sorted(re.findall(r"`[^`]+`|\{\w+\}|%s|https?://[\w./{}-]*\w", row[side]))
+            for side in ("source_text", "target_text")
+        ]
+        assert marks[0] == marks[1], row["pair_id"]
+
+
+def test_no_two_prompts_are_alike():
+    prompts = [texts(row)[0] for name in ("conversations", "preferences") for row in raw(f"{name}.jsonl")]
+    prompts += [row["source_text"] for name in ("pairs", "pairs_train") for row in raw(f"{name}.en-de.jsonl")]
+    scores = process.cdist(prompts, prompts, scorer=fuzz.token_sort_ratio, processor=str.lower)
+    np.fill_diagonal(scores, 0)
+    first, second = np.unravel_index(scores.argmax(), scores.shape)
+    assert scores.max() <= 85, (prompts[first], prompts[second])
 
 
 def test_rules_have_a_meaning():
     assert all(RULES.values())
+
+
+def test_judge_replies_mean_a_score_or_none():
+    rows = raw("judge_replies.jsonl")
+    assert sum(row["score"] is None for row in rows) == 20
+    assert all(row["score"] is None or 1 <= row["score"] <= 10 for row in rows)
+    assert {row["language"] for row in rows} == {"de", "en"} and len({row["shape"] for row in rows}) >= 20
+    assert not any(row["strict"] for row in rows if row["score"] is None)
+
+
+def test_multiple_choice_has_one_answer_and_no_favourite_place():
+    rows = raw("multiple_choice.de.jsonl")
+    assert all(len(set(row["options"])) == 4 and row["answer"] in range(4) for row in rows)
+    assert [sum(row["answer"] == place for row in rows) for place in range(4)] == [15] * 4
+    right = [len(row["options"][row["answer"]]) for row in rows]
+    others = [len(text) for row in rows for text in row["options"]]
+    assert abs(np.mean(right) - np.mean(others)) < 2, "the length of an option tells"

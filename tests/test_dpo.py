@@ -317,7 +317,7 @@ def test_without_sft_there_is_no_dpo(settings, tmp_path):
 
 
 def test_an_adapter_of_another_base_is_one_sentence(settings, tmp_path):
-    other = tiny_models.save_tiny(tmp_path / "other", hidden_size=64)
+    other = tiny_models.save_tiny(tmp_path / "other", hidden_size=128)
     with pytest.raises(PhoenixError, match="was trained on"):
         run(settings.model_copy(update={"model": str(other)}))
 

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from phoenix_utils import chat, corpora
+from phoenix_utils import chat, corpora, mt_metrics
 from phoenix_utils.artifacts import read_json, read_rows, stage_path, write_json
 from phoenix_utils.engines import GenerationParams, TransformersEngine
 from phoenix_utils.errors import PhoenixError
@@ -95,14 +95,14 @@ def test_word_pairs_ignore_case_and_punctuation():
     )
 )
 def test_chrf_equals_sacrebleu(rows):
-    counts = np.array([metrics.chrf_counts(answer, reference) for answer, reference in rows])
-    found = metrics.chrf(counts)(np.ones((1, len(rows))))[0]
+    counts = np.array([mt_metrics.chrf_counts(answer, reference) for answer, reference in rows])
+    found = mt_metrics.chrf(counts)(np.ones((1, len(rows))))[0]
     hypotheses, references = zip(*rows, strict=True)
     assert found == pytest.approx(sacrebleu.corpus_chrf(list(hypotheses), [list(references)]).score, abs=1e-9)
 
 
 def test_chrf_signature_is_that_of_the_default_metric():
-    assert metrics.chrf_signature().startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+    assert mt_metrics.chrf_signature().startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
 
 
 def test_equal_scores_count_half():

@@ -95,6 +95,7 @@ def spoil(row: dict, how: str) -> dict:
         "repetition, phrase": text + " und so weiter und so fort" * 8,
         "repetition, sentence": text + "".join(f" {word}! Das weiß ich leider nicht genau." for word in "abcdef"),
         "repetition, letters": text + " se" + "hr" * 30,
+        "run_together": text + " Dann noch die EinstellungenSpeichern und fertig.",
         "too_long": text + "".join(f" Zahl {number} folgt auf {number - 1}." for number in range(900)),
     }
     if how in changed:
@@ -113,7 +114,7 @@ def spoil(row: dict, how: str) -> dict:
 FAULTS = [
     "structure, empty", "structure, roles", "structure, lost turn", "language, English", "copied, whole",
     "copied, half", "length, short", "length, long", "truncation, reported", "truncation, open code",
-    "truncation, cut", "repetition, phrase", "repetition, sentence", "repetition, letters", "too_long",
+    "truncation, cut", "repetition, phrase", "repetition, sentence", "repetition, letters", "run_together", "too_long",
 ]  # fmt: skip
 
 

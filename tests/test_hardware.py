@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from phoenix_utils import hardware
-from phoenix_utils.hardware import Gpu, Hardware, choose_dtype, estimate_memory_gb, known_parameters
+from phoenix_utils.hardware import (
+    Gpu,
+    Hardware,
+    choose_dtype,
+    choose_training_dtype,
+    estimate_memory_gb,
+    known_parameters,
+    native_bf16,
+)
 
 
 def with_gpus(*capabilities):
@@ -43,6 +51,12 @@ def test_each_gpu_gets_the_type_that_it_computes_natively(device, dtype, why):
 def test_without_cuda_everything_is_float32_for_a_reason():
     assert choose_dtype(Hardware(2, 8.0)) == choose_dtype(Hardware(64, 512.0))
     assert choose_dtype(Hardware(2, 8.0)).name == "float32"
+    assert choose_training_dtype(Hardware(2, 8.0)).name == "float32"
+    native = Hardware(2, 8.0, cpu_bf16=native_bf16({"avx2", "avx512_bf16"}))
+    assert choose_training_dtype(native).name == "bfloat16" and choose_dtype(native).name == "float32"
+    assert not native_bf16({"avx2", "avx512f"})
+    t4 = Hardware(2, 8.0, (Gpu("T4", 16.0, (7, 5)),), cpu_bf16=True)
+    assert choose_training_dtype(t4) == choose_dtype(t4)
     apple = choose_dtype(Hardware(8, 16.0, mps=True))
     assert apple.name == "float32" and "Apple" in apple.reason
 

@@ -48,7 +48,7 @@ def test_the_gradient_is_that_of_a_log_softmax():
         assert torch.allclose(found, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("change", ["bias", "softcap", "bfloat16", "output", "large"])
+@pytest.mark.parametrize("change", ["bias", "softcap", "output", "large"])
 def test_what_it_cannot_do_goes_to_trl(change, monkeypatch):
     class Tiled:
         @staticmethod
@@ -61,8 +61,6 @@ def test_what_it_cannot_do_goes_to_trl(change, monkeypatch):
         bias = torch.zeros(6)
     elif change == "softcap":
         softcap = 30.0
-    elif change == "bfloat16":
-        hidden, weight = hidden.bfloat16(), weight.bfloat16()
     elif change == "output":
         outputs = (*OUTPUTS, "log_sum_sq_probs")
     else:
@@ -88,6 +86,21 @@ def test_a_model_with_it_computes_the_same_loss_and_gradient():
         results[fast] = (out.log_probs, out.entropy, out.is_top1.int(), model.get_input_embeddings().weight.grad)
     for plain, kept in zip(results[False], results[True], strict=True):
         assert torch.allclose(plain, kept, atol=1e-5)
+
+
+def test_under_autocast_both_compute_in_bfloat16():
+    hidden, weight = torch.randn(7, 16, requires_grad=True), torch.randn(50, 16)
+    targets = torch.arange(7)
+    found = {}
+    with torch.autocast("cpu", torch.bfloat16):
+        for name, function in (("kept", lm_head.Chooser(ChunkedLogProbFunction)), ("tiled", ChunkedLogProbFunction)):
+            log_probs = function.apply(hidden, weight, None, targets, 1.0, 32, None, 1.0, OUTPUTS)[0]
+            (gradient,) = torch.autograd.grad(log_probs.sum(), hidden)
+            found[name] = log_probs.detach(), gradient
+    exact = (hidden @ weight.T).log_softmax(-1)[range(7), targets]
+    for kept, tiled in zip(found["kept"], found["tiled"], strict=True):
+        assert kept.dtype == torch.float32 and torch.allclose(kept, tiled, atol=0.05)
+    assert 1e-6 < (found["kept"][0] - exact).abs().max() < 0.1
 
 
 def test_trl_is_left_as_it_was():

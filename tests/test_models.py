@@ -117,7 +117,7 @@ def test_a_trainable_adapter_trains_nothing_but_itself(folder, tmp_path):
 
 @pytest.fixture
 def other(tmp_path_factory):
-    return tiny_models.save_tiny(tmp_path_factory.mktemp("other"), hidden_size=64)
+    return tiny_models.save_tiny(tmp_path_factory.mktemp("other"), hidden_size=128)
 
 
 def test_an_adapter_of_another_base_is_refused_by_its_recorded_shape(folder, other, tmp_path):

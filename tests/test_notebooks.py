@@ -11,7 +11,7 @@ import pytest
 
 from phoenix_utils import notebooks
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.pipeline import STAGES, notebook_path, settings_models
+from phoenix_utils.pipeline import STAGES, notebook_path
 from phoenix_utils.translation import TranslationSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,14 +24,14 @@ def stage(request):
 
 
 def test_the_parameters_cell_is_the_stage_settings(stage):
-    notebooks.check_notebook(notebook_path(stage), settings_models()[stage])
+    notebooks.check_notebook(notebook_path(stage), STAGES[stage].settings_model())
 
 
 def test_generated_cells_are_current(stage, tmp_path):
     copy = tmp_path / notebook_path(stage).name
     copy.write_bytes(notebook_path(stage).read_bytes())
     url = notebooks.repository_url(ROOT)
-    assert not notebooks.fill_notebook(copy, settings_models()[stage], url), "run: make notebooks"
+    assert not notebooks.fill_notebook(copy, STAGES[stage].settings_model(), url), "run: make notebooks"
     text = copy.read_text()
     assert notebooks.badge_url(url, copy.name) in text and "BADGE" not in text
 
@@ -40,7 +40,7 @@ def test_papermill_sees_every_parameter(stage):
     import papermill
 
     seen = papermill.inspect_notebook(str(notebook_path(stage)))
-    model = settings_models()[stage]
+    model = STAGES[stage].settings_model()
     assert list(seen) == list(model.model_fields)
     for name, field in model.model_fields.items():
         assert seen[name]["help"] == field.description, "papermill shows the comment as help"

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.pipeline import STAGES, parse_overrides, settings_models
-from phoenix_utils.profile import build_settings, find_profile, load_profile, parse_override
+from phoenix_utils.pipeline import RUN_STAGES, parse_overrides, settings_models
+from phoenix_utils.profile import build_settings, find_profile, load_profile, parse_override, shipped_profiles
 from phoenix_utils.sft import SftSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-PROFILES = sorted((ROOT / "profiles").rglob("*.yaml"))
+PROFILES = shipped_profiles(ROOT / "profiles")
 
 
 def load(tmp_path, text: str):
@@ -23,7 +23,7 @@ def load(tmp_path, text: str):
 def test_every_profile_loads_however_deep_it_lies(path):
     profile = load_profile(path, settings_models())
     assert profile.name == path.stem and profile.description
-    assert set(profile.stages) == set(STAGES)
+    assert set(profile.stages) == set(RUN_STAGES)
 
 
 def test_all_five_profiles_are_shipped():

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from phoenix_utils.pipeline import STAGES
-from phoenix_utils.profile import SHARED_KEYS, UNHASHED_KEYS, load_profile
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.pipeline import RUN_STAGES, STAGES
+from phoenix_utils.profile import SHARED_KEYS, UNHASHED_KEYS, load_profile, load_settings, shipped_profiles
 
 FOLDER = Path(__file__).resolve().parent.parent / "profiles"
-PATHS = sorted(FOLDER.rglob("*.yaml"))
-MODELS = {name: stage.settings_model() for name, stage in STAGES.items()}
+PATHS = shipped_profiles(FOLDER)
+MODELS = {name: STAGES[name].settings_model() for name in RUN_STAGES}
 
 
 def comments(path: Path) -> dict[str, str]:
@@ -46,6 +47,13 @@ def test_a_profile_names_every_setting_with_its_trade_off(path):
     above = comments(path)
     wanted = {*SHARED_KEYS, *(f"{stage}.{key}" for stage in MODELS for key in given[stage])}
     assert not [name for name in wanted if not above.get(name)]
+
+
+def test_the_settings_of_the_packaged_translator_load():
+    settings = load_settings(FOLDER / "adapt_en_de.yaml", STAGES["adapt"].settings_model(), {"max_pairs": "7"})
+    assert settings.max_pairs == 7 and settings.pairs == ["package:pairs", "debian:libreoffice-help"]
+    with pytest.raises(PhoenixError, match="'lora_rank'"):
+        load_settings(FOLDER / "adapt_en_de.yaml", STAGES["adapt"].settings_model(), {"lora_rank": "7"})
 
 
 @pytest.mark.parametrize("stage", MODELS)

@@ -89,8 +89,9 @@ def test_float16_is_for_cuda_only():
 
 
 def test_full_fine_tuning_keeps_float32_masters():
-    assert training.weights_dtype("full", "bfloat16") == "float32"
-    assert training.weights_dtype("qlora", "float16") == "float16"
+    assert training.weights_dtype("full", "bfloat16", "cuda") == "float32"
+    assert training.weights_dtype("qlora", "float16", "cuda") == "float16"
+    assert training.weights_dtype("lora", "bfloat16", "cpu") == "float32"
 
 
 def test_lora_goes_on_every_linear_layer_but_the_head():

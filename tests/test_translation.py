@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from phoenix_utils import corpora
+from phoenix_utils import corpora, mt_metrics, pairs
 from phoenix_utils.artifacts import read_json, read_rows
 from phoenix_utils.decoding import Completion
 from phoenix_utils.errors import PhoenixError
@@ -17,8 +18,12 @@ from phoenix_utils.translation import (
     SegmentStore,
     TranslationSettings,
     Translator,
+    choose_translator,
+    packaged_adapter,
+    packaged_card,
     prompts,
     run,
+    stage_inputs,
     translate_texts,
 )
 
@@ -171,7 +176,7 @@ def test_a_copied_segment_gets_a_second_try_behind_other_examples():
             return done
 
     told = {}
-    translator = Translator(TranslationSettings(), CopiesOnce())
+    translator = Translator(TranslationSettings(prompt="few_shot"), CopiesOnce())
     (done,) = translator.translate_segments(
         ["The old house is for sale."], lambda places, batch: told.update(zip(places, batch, strict=True))
     )
@@ -206,11 +211,59 @@ def test_alma_is_asked_to_the_letter():
 
 def test_few_shot_examples_are_in_no_measurement():
     measured = {row["source_text"] for row in corpora.sentence_pairs("en", "de")}
-    assert not measured & {english for english, _ in prompts.EXAMPLES["de"]}
+    shown = {english for examples in (prompts.EXAMPLES, prompts.SECOND_EXAMPLES) for english, _ in examples["de"]}
+    assert not measured & shown
 
 
-def test_the_real_model_translates_prose_and_keeps_code(embedded_engine):
-    translator = Translator(TranslationSettings(), embedded_engine)
+EMBEDDED = "embedded:gemma-3-270m"
+
+
+@pytest.mark.parametrize(
+    "settings, prompt, adapter, reason",
+    [
+        ({}, "alma", True, "trained for en-de"),
+        ({"language": "nl"}, "few_shot", False, "no adapter of embedded:gemma-3-270m for en-nl"),
+        ({"source_language": "de", "language": "en"}, "few_shot", False, "for de-en"),
+        ({"model": "owner/model"}, "few_shot", False, "no adapter of owner/model"),
+        ({"model": "owner/model", "prompt": "alma"}, "alma", False, "set by hand"),
+        ({"prompt": "few_shot"}, "few_shot", False, "set by hand"),
+        ({"adapter": "none"}, "few_shot", False, "no adapter"),
+    ],
+)
+def test_which_translator_serves_which_languages(settings, prompt, adapter, reason):
+    choice = choose_translator(TranslationSettings(**settings))
+    assert (choice.prompt, choice.adapter is not None) == (prompt, adapter) and reason in choice.reason
+
+
+def test_an_adapter_of_ones_own_is_an_input_of_the_stage(tmp_path, sources):
+    with pytest.raises(PhoenixError, match="where there is no adapter"):
+        choose_translator(TranslationSettings(adapter=str(tmp_path)))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    settings = TranslationSettings(**sources, adapter=str(tmp_path))
+    assert choose_translator(settings).prompt == "alma" and stage_inputs(settings)["adapter"] == tmp_path
+    assert "adapter" not in stage_inputs(TranslationSettings(**sources, adapter="none"))
+
+
+def test_the_packaged_adapter_is_small_and_has_a_card():
+    folder = packaged_adapter(EMBEDDED, "en", "de")
+    assert (folder / "adapter_model.safetensors").stat().st_size <= 8_000_000
+    config = read_json(folder / "adapter_config.json")
+    assert config["r"] <= 16 and config["base_model_name_or_path"] == EMBEDDED
+    card = packaged_card("en", "de")
+    assert "phoenix adapt profiles/adapt_en_de.yaml" in card and "MPL-2.0" in card and "chrF" in card
+    assert packaged_card("en", "nl") == "no adapter for en-nl"
+
+
+def test_the_packaged_adapter_translates_what_it_has_not_seen():
+    rows = corpora.sentence_pairs("en", "de")[::20]
+    done = translate_texts([row["source_text"] for row in rows])
+    counts = [mt_metrics.chrf_counts(text, row["target_text"]) for text, row in zip(done, rows, strict=True)]
+    assert mt_metrics.chrf(np.array(counts))(np.ones((1, len(rows))))[0] > 40
+    assert not any(pairs.copied(row["source_text"], text) for text, row in zip(done, rows, strict=True))
+
+
+def test_the_real_model_translates_prose_and_keeps_code():
+    translator = Translator(TranslationSettings())
     text = "The house is very old.\n```python\nprint('The house')\n```\n\n- Where is the station?"
     (german,) = translate_texts([text], translator=translator)
     lines = german.split("\n")

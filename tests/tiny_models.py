@@ -55,8 +55,8 @@ def gpt_like(pad_is_eos: bool = True) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_llama(vocab_size: int, hidden_size: int = 32) -> LlamaForCausalLM:
-    """A Llama of two layers with random weights, the same at every call."""
+def tiny_llama(vocab_size: int, hidden_size: int = 64) -> LlamaForCausalLM:
+    """A Llama of two layers with random weights, the same at every call; bitsandbytes wants blocks of 64."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -80,7 +80,7 @@ def tiny_llama(vocab_size: int, hidden_size: int = 32) -> LlamaForCausalLM:
     return model
 
 
-def save_tiny(folder: Path, hidden_size: int = 32) -> Path:
+def save_tiny(folder: Path, hidden_size: int = 64) -> Path:
     """A folder with a tiny model and the Gemma-like tokenizer, which `model` in any settings can name."""
     tokenizer = gemma_like()
     tokenizer.save_pretrained(folder)

@@ -41,7 +41,7 @@ def load_sft_model(settings: DpoSettings, machine: hardware.Hardware, dtype: str
     if whole != (settings.method == "full"):
         was, now = ("full", settings.method) if whole else ("lora or qlora", "full")
         raise PhoenixError(f"the SFT stage was trained with method {was}, DPO is to use {now}; use the same for both")
-    options = {"hardware": machine, "dtype": training.weights_dtype(settings.method, dtype)}
+    options = {"hardware": machine, "dtype": training.weights_dtype(settings.method, dtype, machine.device)}
     if whole:
         return models.load_model(str(folder / "model"), languages, **options)
     base = models.load_model(settings.model, languages, quantize=settings.method == "qlora", **options)

@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from trl import DPOConfig, DPOTrainer
 
-from phoenix_utils import artifacts, batches, chat, hardware, lm_head, models, training
+from phoenix_utils import artifacts, batches, chat, hardware, lm_head, training
 from phoenix_utils.dpo.data import prepare, read_pairs
 from phoenix_utils.dpo.handover import StartCheck, check_start, load_sft_model
 from phoenix_utils.dpo.settings import DpoSettings, stage_inputs
@@ -84,7 +84,8 @@ def load_sft_tokenizer(settings: DpoSettings) -> Any:
     """The tokenizer that the SFT stage has saved, chat template included."""
     folder = artifacts.stage_path(settings.run_dir, "sft")
     saved = folder / ("model" if (folder / "model").is_dir() else "adapter")
-    return chat.apply_template(models.load_tokenizer(str(saved), (settings.source_language, settings.language)))
+    languages = (settings.source_language, settings.language)
+    return chat.apply_template(chat.saved_tokenizer(saved, settings.model, languages))
 
 
 def build_trainer(settings: DpoSettings, stage: artifacts.StageRun, tokenizer: Any, dataset: Any) -> Trainer:

@@ -33,7 +33,7 @@ class Contenders:
     def __init__(self, model: str, languages: tuple[str, str], sft: Path, dpo: Path, quantize: bool = False):
         self.base, self.languages, self.quantize = model, languages, quantize
         self.trained = {"sft": sft, "dpo": dpo}
-        self.tokenizer = models.load_tokenizer(str(sft), languages)
+        self.tokenizer = chat.saved_tokenizer(sft, model, languages)
         self.shared = None
         if sft.name == dpo.name == "adapter":
             self.shared = self._load("sft")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from phoenix_utils import mt_metrics
 from phoenix_utils.evaluation import metrics
 from phoenix_utils.statistics import (
     Interval,
@@ -132,7 +133,7 @@ def evaluate(answers: Iterable[dict], logprobs: Iterable[dict], samples: int, se
         "base_prompt": base_prompt,
         "base_prompts": tried,
         "preference": preference_views(scored, samples, seed),
-        "chrf_signature": metrics.chrf_signature(),
+        "chrf_signature": mt_metrics.chrf_signature(),
     }
 
 
@@ -146,7 +147,7 @@ def answer_measures(rows: list[dict]) -> dict[str, Measure]:
 
     with_reference = _by_unit(row for row in rows if row["reference"])
     counts = np.array(
-        [sum(metrics.chrf_counts(row["answer"], row["reference"]) for row in unit) for unit in with_reference]
+        [sum(mt_metrics.chrf_counts(row["answer"], row["reference"]) for row in unit) for unit in with_reference]
     )
     owners = [place for place, unit in enumerate(units) for _ in unit]
     lengths = [len(row["answer"]) for unit in units for row in unit]
@@ -155,7 +156,7 @@ def answer_measures(rows: list[dict]) -> dict[str, Measure]:
         "target_language_share": share(lambda row: row["in_target_language"]),
         "stop_share": share(lambda row: row["finish_reason"] == "stop"),
         "repetition_share": share(lambda row: row["is_loop"]),
-        "chrf": Measure(metrics.chrf(counts), len(with_reference)),
+        "chrf": Measure(mt_metrics.chrf(counts), len(with_reference)),
         "median_length": Measure(median(lengths, owners), len(units)),
         "distinct_2": Measure(distinct_share(bigrams), len(units), centred=True),
     }

@@ -19,6 +19,7 @@ RULES = {
     "length": "the text is much shorter or longer than its source",
     "truncation": "the translator ran out of room, or the text breaks off",
     "repetition": "a phrase loops",
+    "run_together": "two words are written as one",
     "same_answers": "the chosen and the rejected answer are the same after translation",
     "too_long": "the row has more tokens than the student is trained on",
 }
@@ -112,7 +113,7 @@ def _pair(part: str, source: str | None, text: str, settings: FilteringSettings)
     )
     reasons = pairs.pair_reasons(source or "", text, settings.language, settings.source_language, limits)
     for rule, detail in reasons.items():
-        if rule != "length" or source:  # without a source there is no length to compare with
+        if rule not in ("length", "run_together") or source:  # these two only compare with a source
             yield Finding(rule, part, detail)
 
 

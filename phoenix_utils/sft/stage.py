@@ -73,7 +73,7 @@ def build_trainer(settings: SftSettings, stage: artifacts.StageRun, tokenizer: A
         settings.model,
         (settings.source_language, settings.language),
         hardware=machine,
-        dtype=training.weights_dtype(settings.method, dtype.name),
+        dtype=training.weights_dtype(settings.method, dtype.name, machine.device),
         quantize=settings.method == "qlora",
     )
     adapter = None

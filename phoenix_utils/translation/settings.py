@@ -22,9 +22,14 @@ class TranslationSettings(StageSettings):
     )
     max_rows: int | None = Field(48, ge=1, description="at most so many rows of each input, None for all of them")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm (GPU)")
-    prompt: Literal["few_shot", "alma", "chat"] = Field(
-        "few_shot",
-        description="few_shot for a base model, alma for ALMA models, chat for an instruction-tuned one",
+    adapter: str = Field(
+        "auto",
+        min_length=1,
+        description="folder of a translator's adapter, none, or auto for the packaged one where it fits",
+    )
+    prompt: Literal["auto", "few_shot", "alma", "chat"] = Field(
+        "auto",
+        description="few_shot for a base model, alma for ALMA models and adapters, chat for an instruction-tuned one",
     )
     max_segment_chars: int = Field(
         200,

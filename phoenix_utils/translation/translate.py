@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from typing import Any
 from phoenix_utils import corpora, pairs
 from phoenix_utils.artifacts import StageRun, open_stage, write_rows
 from phoenix_utils.engines import Completion, Engine, GenerationParams, open_engine
+from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation import prompts
 from phoenix_utils.translation.segments import split
 from phoenix_utils.translation.settings import TranslationSettings
 from phoenix_utils.translation.store import SegmentStore
 
+_PACKAGED = Path(__file__).resolve().parent.parent / "data" / "adapters"
 # Segments handed to the engine at once: enough to sort by length, little enough to stay small in memory.
 WINDOW = 2048
 # A translation of more tokens than this for each token of the request (its fixed words included) is a loop; cutting
@@ -37,10 +40,11 @@ class Translator:
 
     def __init__(self, settings: TranslationSettings, engine: Engine | None = None):
         self.settings, self._engine = settings, engine
+        self.choice = choose_translator(settings)
         # An unknown language is a mistake that should not wait for the model to load.
         prompts.language_name(settings.source_language), prompts.language_name(settings.language)
         # ALMA answers in one line; a base model goes on with a next example, which begins with a new line.
-        stop = () if settings.prompt == "chat" else ("\n",)
+        stop = () if self.choice.prompt == "chat" else ("\n",)
         self.params = GenerationParams(
             max_new_tokens=settings.max_new_tokens,
             max_new_ratio=LONGEST_TRANSLATION,
@@ -60,14 +64,15 @@ class Translator:
                 quantize=settings.load_in_4bit,
                 batch_tokens=settings.batch_tokens,
                 num_gpus=settings.num_gpus,
+                adapter=self.choice.adapter,
             )
         return self._engine
 
     def prompt(self, text: str) -> str:
         """The prompt for one segment; a line break inside it would end the prompt's line, so it becomes a space."""
-        build = prompts.STYLES[self.settings.prompt]
+        build = prompts.STYLES[self.choice.prompt]
         request = build(_flat(text), self.settings.source_language, self.settings.language)
-        return self.engine.chat_prompt(request) if self.settings.prompt == "chat" else request
+        return self.engine.chat_prompt(request) if self.choice.prompt == "chat" else request
 
     def translate_segments(self, texts: list[str], on_batch=None) -> list[Completion]:
         """Translate segments as they are.
@@ -82,7 +87,7 @@ class Translator:
         def keep(indices: list[int], completions: list[Completion]) -> None:
             tidy = {index: _tidy(completion) for index, completion in zip(indices, completions, strict=True)}
             results.update(tidy)
-            failed = [i for i in indices if self.settings.prompt == "few_shot" and _failed(texts[i], tidy[i])]
+            failed = [i for i in indices if self.choice.prompt == "few_shot" and _failed(texts[i], tidy[i])]
             again.extend(failed)
             good = [index for index in indices if index not in failed]
             if on_batch and good:
@@ -97,6 +102,52 @@ class Translator:
         if on_batch and again:
             on_batch(again, [results[index] for index in again])
         return [results[index] for index in range(len(texts))]
+
+
+@dataclass(frozen=True)
+class TranslatorChoice:
+    """With which adapter and under which prompt a model translates, and why, for the manifest."""
+
+    adapter: Path | None
+    prompt: str
+    reason: str
+
+
+def packaged_adapter(model: str, source: str, target: str) -> Path | None:
+    """Folder of the adapter that comes with the package for an embedded model and a direction, if there is one."""
+    folder = _PACKAGED / f"{model.removeprefix('embedded:')}.{source}-{target}"
+    return folder if model.startswith("embedded:") and folder.is_dir() else None
+
+
+def packaged_card(source: str, target: str, model: str = "embedded:gemma-3-270m") -> str:
+    """The card of that adapter: what it was made of, by which command, and its scores."""
+    folder = packaged_adapter(model, source, target)
+    return (folder / "README.md").read_text(encoding="utf-8") if folder else f"no adapter for {source}-{target}"
+
+
+def choose_translator(settings: TranslationSettings) -> TranslatorChoice:
+    """What `adapter` and `prompt` mean for this model and these languages.
+
+    The packaged adapter serves the embedded model from English to German, zero-shot. Anything else that says
+    "auto" is taken for a base model, which needs examples. Raises PhoenixError where the named adapter is missing.
+    """
+    pair = f"{settings.source_language}-{settings.language}"
+    adapter, reason = None, "prompt set by hand"
+    if settings.adapter == "auto":
+        if settings.prompt in ("auto", "alma"):
+            adapter = packaged_adapter(settings.model, settings.source_language, settings.language)
+    elif settings.adapter != "none":
+        adapter = Path(settings.adapter).expanduser()
+        if not (adapter / "adapter_config.json").is_file():
+            raise PhoenixError(
+                f"translation.adapter is {settings.adapter!r}, where there is no adapter (no adapter_config.json): "
+                "name the folder that `phoenix adapt` wrote, or auto, or none"
+            )
+    if settings.prompt != "auto":
+        return TranslatorChoice(adapter, settings.prompt, reason)
+    if adapter:
+        return TranslatorChoice(adapter, "alma", f"the adapter {adapter.name} was trained for {pair}, zero-shot")
+    return TranslatorChoice(None, "few_shot", f"no adapter of {settings.model} for {pair}: a base model with examples")
 
 
 def _flat(text: str) -> str:
@@ -121,16 +172,40 @@ def translate_texts(
     PhoenixError for a language code that does not exist. Give `translator` to reuse a loaded one.
     """
     translator = translator or Translator(TranslationSettings(source_language=source, language=target))
-    limit = translator.settings.max_segment_chars
-    documents = [split(text, source, limit) for text in texts]
+    return [text for text, _ in translate_documents(texts, translator)]
+
+
+def translate_documents(texts: list[str], translator: Translator, on_batch=None) -> list[tuple[str, bool]]:
+    """Translate whole texts; each comes with whether all of its segments ended by themselves.
+
+    `on_batch(done, of)` is called with numbers of distinct segments as they are finished.
+    """
+    settings = translator.settings
+    documents = [split(text, settings.source_language, settings.max_segment_chars) for text in texts]
     distinct = list(dict.fromkeys(chain.from_iterable(document.texts for document in documents)))
-    done = dict(zip(distinct, translator.translate_segments(distinct), strict=True)) if distinct else {}
-    return [document.join([done[text].text or text for text in document.texts]) for document in documents]
+    finished = 0
+
+    def count(indices: list[int], completions: list[Completion]) -> None:
+        nonlocal finished
+        finished += len(indices)
+        if on_batch:
+            on_batch(finished, len(distinct))
+
+    done = dict(zip(distinct, translator.translate_segments(distinct, count), strict=True)) if distinct else {}
+    return [
+        (
+            document.join([done[text].text or text for text in document.texts]),
+            all(done[text].finish_reason != "length" for text in document.texts),
+        )
+        for document in documents
+    ]
 
 
 def stage_inputs(settings: TranslationSettings) -> dict[str, Path | str]:
     """What this stage reads, for the manifest: files by their hash, hub datasets by their name."""
-    return {"chat": _source(settings.chat), "preferences": _source(settings.preferences)}
+    inputs = {"chat": _source(settings.chat), "preferences": _source(settings.preferences)}
+    adapter = choose_translator(settings).adapter
+    return {**inputs, "adapter": adapter} if adapter else inputs
 
 
 def check_sources(settings: TranslationSettings) -> None:
@@ -212,6 +287,7 @@ def _translate_pending(store: SegmentStore, translator: Translator, stage: Stage
     progress = stage.progress(totals["characters"], "characters")
     if todo:
         stage.note("engine", type(translator.engine).__name__)
+        stage.note("translator", translator.choice.reason)
         started, before = time.monotonic(), totals["characters_done"]
         done = before
         progress.update(done)

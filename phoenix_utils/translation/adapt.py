@@ -1,0 +1,415 @@
+"""Make a translator of a base model, ALMA's way: a little target-language text, then a little clean parallel text.
+
+Reads   parallel text (see `parallel.read_parallel`), split by document: a page whose hash says so is only measured
+Writes  00_own_translator/adapter/        LoRA adapter in half precision, tokenizer, lineage
+        00_own_translator/rejected.jsonl  pairs that are not used, each with its rule and reason
+        00_own_translator/log.jsonl       one line a logged step
+        00_own_translator/samples.jsonl   the same sentences translated as training goes on
+        00_own_translator/scores.json     chrF, BLEU and faults before and after
+        00_own_translator/measured.jsonl  every measured translation, before and after
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from phoenix_utils import artifacts, corpora, hardware, lm_head, models, training
+from phoenix_utils.batches import BatchPlan
+from phoenix_utils.engines import TransformersEngine
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.translation import measure, parallel, prompts
+from phoenix_utils.translation.adapt_settings import AdaptSettings, stage_inputs
+from phoenix_utils.translation.parallel import ParallelRow, Rejected
+from phoenix_utils.translation.settings import TranslationSettings
+from phoenix_utils.translation.translate import Translator
+
+IGNORED = -100
+# Rows are sorted by length inside windows of so many, so that batches are even and still random.
+WINDOW = 512
+# Fractions of the training after which the set-aside sentences are translated.
+SAMPLED_AT = (0.1, 0.25, 0.5, 0.75, 1.0)
+PACKAGE = "package:pairs"
+
+
+# ---------------------------------------------------------------- data
+
+
+class ChosenPairs:
+    """The pairs of a run: `instruction` and `other` to train on, `monolingual` texts, `samples` set aside, and
+    `held_out` from pages that are only measured; `rejected` holds what was left out."""
+
+    def __init__(self):
+        self.instruction: list[ParallelRow] = []
+        self.other: list[ParallelRow] = []
+        self.monolingual: list[str] = []
+        self.samples: list[ParallelRow] = []
+        self.held_out: list[ParallelRow] = []
+        self.rejected: list[Rejected] = []
+
+    def counts(self) -> dict[str, int]:
+        """How many of each, for the manifest."""
+        return {name: len(rows) for name, rows in vars(self).items()}
+
+
+def choose_pairs(settings: AdaptSettings) -> ChosenPairs:
+    """Read, clean, split and sample the parallel text of a run; the same settings always choose the same pairs.
+
+    A pair of a training page whose source also stands on a held-out page is left out, so that nothing measured
+    was trained on. Raises PhoenixError where a source holds no usable pair, with the first row's fault.
+    """
+    chosen, rng = ChosenPairs(), random.Random(settings.seed)
+    languages = settings.source_language, settings.language
+    pool: list[ParallelRow] = []
+    for name in settings.pairs:
+        kept = 0
+        for row in parallel.clean(parallel.read_parallel(name, *languages), *languages):
+            if isinstance(row, Rejected):
+                chosen.rejected.append(row)
+                continue
+            kept += 1
+            if name == PACKAGE:
+                chosen.instruction.append(row)
+            else:
+                (chosen.held_out if parallel.held_out_page(row.document or row.place) else pool).append(row)
+        if not kept:
+            reason = chosen.rejected[-1].reason if chosen.rejected else "it is empty"
+            raise PhoenixError(f"{name} has no usable pair of {languages[0]} and {languages[1]}: {reason}")
+    measured = {_key(row) for row in chosen.held_out}
+    repeated = [row for row in pool if _key(row) in measured]
+    chosen.rejected += [Rejected(row, "held_out", f"{row.place}: stands on a held-out page too") for row in repeated]
+    pool = [row for row in pool if _key(row) not in measured]
+    for rows in (pool, chosen.instruction, chosen.held_out):
+        rng.shuffle(rows)
+    # From what the reader cares about most: the same kind of text as the model will translate.
+    chosen.samples = _take(chosen.instruction or pool, settings.sample_pairs)
+    chosen.instruction = chosen.instruction[: settings.max_instruction_pairs] if settings.instruction_repeats else []
+    chosen.other = _take(pool, settings.max_pairs)
+    chosen.monolingual = [row.target_text for row in _take(pool, settings.monolingual_rows)]
+    if len(chosen.monolingual) < settings.monolingual_rows:
+        raise PhoenixError(
+            f"monolingual_rows is {settings.monolingual_rows}, but only {len(chosen.monolingual)} pairs are left "
+            "for it beside those trained on; lower it or max_pairs"
+        )
+    if not chosen.other and not chosen.instruction:
+        raise PhoenixError("there are no pairs to train on; raise max_pairs or instruction_repeats")
+    return chosen
+
+
+def _key(row: ParallelRow) -> str:
+    return " ".join(row.source_text.split()).casefold()
+
+
+def _take(rows: list[ParallelRow], most: int | None) -> list[ParallelRow]:
+    """Remove and return the first rows."""
+    taken = rows[:most]
+    del rows[: len(taken)]
+    return taken
+
+
+def pair_tokens(tokenizer: Any, source_text: str, target_text: str, source: str, target: str) -> tuple[list, list]:
+    """Token ids and labels of one pair: ALMA's prompt without loss, the translation and the stop token with it."""
+    prompt = tokenizer(prompts.alma(_flat(source_text), source, target))["input_ids"]
+    answer = tokenizer(" " + _flat(target_text), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    return prompt + answer, [IGNORED] * len(prompt) + answer
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def training_rows(chosen: ChosenPairs, tokenizer: Any, settings: AdaptSettings) -> tuple[Dataset, int, int]:
+    """Tokenised rows, monolingual ones first; also how many those are and how many rows were too long.
+
+    Raises PhoenixError where the tokenizer spells the target language in single bytes: the model never learnt it.
+    """
+    languages = settings.source_language, settings.language
+    rows, too_long = [], 0
+    for text in chosen.monolingual:
+        ids = tokenizer(_flat(text))["input_ids"] + [tokenizer.eos_token_id]
+        rows.append((ids, ids))
+    pairs_ = chosen.other + chosen.instruction * settings.instruction_repeats
+    rows += [pair_tokens(tokenizer, row.source_text, row.target_text, *languages) for row in pairs_]
+    _check_language(tokenizer, [row.target_text for row in pairs_[:100]], settings)
+    kept = [len(ids) <= settings.max_length for ids, _ in rows]
+    monolingual = sum(kept[: len(chosen.monolingual)])
+    too_long = len(rows) - sum(kept)
+    rows = [row for row, fits in zip(rows, kept, strict=True) if fits]
+    if len(rows) == monolingual:
+        raise PhoenixError(f"no pair has at most {settings.max_length} tokens; raise max_length")
+    columns = {"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]}
+    return Dataset.from_dict(columns), monolingual, too_long
+
+
+def _check_language(tokenizer: Any, texts: list[str], settings: AdaptSettings) -> None:
+    tokens = [token for text in texts for token in tokenizer.tokenize(text)]
+    spelled = sum(token.startswith("<0x") or token == tokenizer.unk_token for token in tokens)
+    if spelled > 0.2 * len(tokens):
+        raise PhoenixError(
+            f"{settings.model} does not know the language {settings.language!r}: its tokenizer spells "
+            f"{spelled / len(tokens):.0%} of the text in single bytes; choose a model that was trained on it"
+        )
+
+
+class TokenBatches(Sampler[list[int]]):
+    """Batches of rows of similar length whose tokens, padding included, stay under `batch_tokens`.
+
+    The first `monolingual` rows are seen once, before everything else; then all others, `epochs` times. One pass
+    over this sampler is the whole training, and depends on `seed` alone, so a resumed run sees the same batches.
+    """
+
+    def __init__(self, lengths: list[int], batch_tokens: int, *, epochs: int, seed: int, monolingual: int = 0):
+        rng = random.Random(seed)
+        self.batches = _packed(range(monolingual), lengths, batch_tokens, rng)
+        for _ in range(epochs):
+            self.batches += _packed(range(monolingual, len(lengths)), lengths, batch_tokens, rng)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def _packed(rows: range, lengths: list[int], batch_tokens: int, rng: random.Random) -> list[list[int]]:
+    order, batches = list(rows), []
+    rng.shuffle(order)
+    for start in range(0, len(order), WINDOW):
+        batch: list[int] = []
+        for row in sorted(order[start : start + WINDOW], key=lambda row: lengths[row]):
+            if batch and (len(batch) + 1) * lengths[row] > batch_tokens:  # sorted: this row is the longest so far
+                batches.append(batch)
+                batch = []
+            batch.append(row)
+        batches.append(batch)
+    rng.shuffle(batches)
+    return batches
+
+
+# ---------------------------------------------------------------- training
+
+
+class Trainer(SFTTrainer):
+    """TRL's SFT trainer on batches under a token budget."""
+
+    token_batches: TokenBatches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches of `TokenBatches`, in its order."""
+        loader = DataLoader(self.train_dataset, batch_sampler=self.token_batches, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
+
+class Samples(TrainerCallback):
+    """Translates the same sentences again and again as training goes on: what a loss curve does not show."""
+
+    def __init__(self, settings: AdaptSettings, tokenizer: Any, rows: list[ParallelRow], path: Path):
+        self.settings, self.tokenizer, self.rows, self.path = settings, tokenizer, rows, path
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """The untrained model first; after a resume, drop what came after the checkpoint."""
+        kept = [row for row in read_samples(self.path.parent) if row["step"] <= state.global_step]
+        artifacts.write_lines(self.path, kept)
+        self.steps = {max(1, round(share * state.max_steps)) for share in SAMPLED_AT}
+        if not kept:
+            self._sample(model, 0)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Translate at the fractions of `SAMPLED_AT`."""
+        if state.global_step in self.steps:
+            self._sample(model, state.global_step)
+
+    def _sample(self, model: Any, step: int) -> None:
+        attention = model.config._attn_implementation
+        with models.merged(model), torch.autocast("cpu", enabled=False):
+            engine = TransformersEngine(model, self.tokenizer)
+            translator = Translator(_translation_settings(self.settings, "alma"), engine)
+            done = translator.translate_segments([row.source_text for row in self.rows])
+        model.set_attn_implementation(attention)
+        model.train()
+        shown = [
+            {"step": step, "source": row.source_text, "reference": row.target_text, "translation": completion.text}
+            for row, completion in zip(self.rows, done, strict=True)
+        ]
+        artifacts.write_lines(self.path, [*read_samples(self.path.parent), *shown])
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `samples.jsonl`: step, source, reference, translation."""
+    path = folder / "samples.jsonl"
+    return artifacts.read_lines(path) if path.is_file() else []
+
+
+def adapt_and_measure(
+    settings: AdaptSettings, chosen: ChosenPairs | None = None, before: Path | None = None
+) -> dict[str, Any]:
+    """Choose pairs, measure the base, train, measure again; returns what `scores.json` holds.
+
+    Give `chosen` where `choose_pairs(settings)` has been called already, and `before` (another run's `before.json`)
+    where the base has been measured on the same sets. Resumes after a kill, skips when done.
+    Raises PhoenixError for unusable pairs (see `parallel`), an unknown model, and a loss that is no number any more.
+    """
+    with (
+        artifacts.open_stage("adapt", settings, stage_inputs(settings)) as stage,
+        training.quiet(),
+        lm_head.fast_on_cpu(),
+    ):
+        if stage.is_complete:
+            return artifacts.read_json(stage.folder / "scores.json")
+        chosen = chosen or choose_pairs(settings)
+        for name, number in chosen.counts().items():
+            stage.count(name, number)
+        stage.note("rejected", dict(Counter(row.rule for row in chosen.rejected)))
+        artifacts.write_lines(
+            stage.folder / "rejected.jsonl",
+            [
+                {
+                    "rule": r.rule,
+                    "reason": r.reason,
+                    "source": r.row.source_text[:500],
+                    "target": r.row.target_text[:500],
+                }
+                for r in chosen.rejected
+            ],
+        )
+        sets = measured_sets(settings, chosen)
+        base = _measured_before(settings, stage, sets, before)
+        metrics = _train(settings, stage, chosen)
+        after = _measured(_adapted(settings, stage.folder / "adapter"), stage, sets, "after training")
+        scores = measure.compare(sets, base, after, settings.language, settings.source_language)
+        scores = {"training": metrics, **scores}
+        artifacts.write_json(stage.folder / "scores.json", scores)
+        artifacts.write_lines(stage.folder / "measured.jsonl", measure.rows(sets, base, after))
+        training.remove_checkpoints(stage)
+        stage.count("steps", metrics["steps"])
+    return scores
+
+
+def measured_sets(settings: AdaptSettings, chosen: ChosenPairs) -> dict[str, list[tuple[str, str]]]:
+    """What is measured: `held_out` paragraphs of unseen pages, and the package's measuring pairs as `project`."""
+    sets = {"held_out": [(row.source_text, row.target_text) for row in chosen.held_out]}
+    try:
+        project = corpora.sentence_pairs(settings.source_language, settings.language)
+    except PhoenixError:  # the package has no pairs of these languages
+        project = []
+    sets["project"] = [(row["source_text"], row["target_text"]) for row in project]
+    return {name: rows[: settings.measure_rows] for name, rows in sets.items() if rows}
+
+
+def _measured_before(
+    settings: AdaptSettings,
+    stage: artifacts.StageRun,
+    sets: dict[str, list[tuple[str, str]]],
+    known: Path | None,
+) -> dict[str, list[measure.Hypothesis]]:
+    """The base model under the better prompt it has, kept in a file so that a resumed run need not do it again."""
+    path = stage.folder / "before.json"
+    if known and not path.is_file():
+        artifacts.write_json(path, artifacts.read_json(known))
+    if not path.is_file():
+        base = Translator(_translation_settings(settings, "few_shot"))
+        done = _measured(base, stage, sets, "before training")
+        artifacts.write_json(path, {name: [list(row) for row in rows] for name, rows in done.items()})
+    return {name: [measure.Hypothesis(*row) for row in rows] for name, rows in artifacts.read_json(path).items()}
+
+
+def _measured(
+    translator: Translator, stage: artifacts.StageRun, sets: dict[str, list[tuple[str, str]]], when: str
+) -> dict[str, list[measure.Hypothesis]]:
+    """The sets translated, with a progress line that says which of the two times it is."""
+    segments = sum(map(len, sets.values()))
+    progress = stage.progress(segments, f"texts measured {when}")
+    done = measure.translate_sets(
+        translator, sets, lambda finished, total: progress.update(finished * segments // total)
+    )
+    progress.close(f"{segments} texts measured {when}")
+    return done
+
+
+def _translation_settings(settings: AdaptSettings, prompt: str, adapter: str = "none") -> TranslationSettings:
+    shared = {name: getattr(settings, name) for name in ("language", "source_language", "model", "seed")}
+    return TranslationSettings(**shared, prompt=prompt, adapter=adapter)
+
+
+def _adapted(settings: AdaptSettings, adapter: Path) -> Translator:
+    return Translator(_translation_settings(settings, "alma", str(adapter)))
+
+
+def _train(settings: AdaptSettings, stage: artifacts.StageRun, chosen: ChosenPairs) -> dict[str, Any]:
+    if (stage.folder / "adapter").is_dir():  # an earlier attempt got so far and was cut off while measuring
+        return artifacts.read_json(stage.folder / "metrics.json")
+    languages = (settings.source_language, settings.language)
+    tokenizer = models.load_tokenizer(settings.model, languages)
+    dataset, monolingual, too_long = training_rows(chosen, tokenizer, settings)
+    stage.count("rows_too_long", too_long)
+    trainer = build_trainer(settings, stage, tokenizer, dataset, monolingual, chosen.samples)
+    metrics = {"rows": len(dataset), "rows_too_long": too_long, **training.train(trainer, stage)}
+    artifacts.write_json(stage.folder / "metrics.json", metrics)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # half the size, and far finer than what training it leaves uncertain
+            parameter.data = parameter.data.half()
+    training.save_trained(
+        trainer,
+        tokenizer,
+        stage,
+        settings.model,
+        languages=list(languages),
+        prompt="alma",
+        data=stage.manifest["inputs"],
+        seed=settings.seed,
+        training={name: metrics[name] for name in ("rows", "steps", "tokens", "seconds")},
+    )
+    return metrics
+
+
+def build_trainer(
+    settings: AdaptSettings,
+    stage: artifacts.StageRun,
+    tokenizer: Any,
+    dataset: Dataset,
+    monolingual: int,
+    samples: list[ParallelRow],
+) -> Trainer:
+    """TRL's trainer with a fresh adapter on the base model."""
+    machine = hardware.describe()
+    dtype = training.resolve_dtype(settings.dtype, machine)
+    stage.note("dtype", dtype.name)
+    stage.note("dtype_reason", dtype.reason)
+    # The adapter's start is random: without the seed here, two runs of the same settings would differ.
+    torch.manual_seed(settings.seed)
+    languages = (settings.source_language, settings.language)
+    weights = training.weights_dtype("lora", dtype.name, machine.device)
+    model = models.load_model(settings.model, languages, dtype=weights)
+    arguments = training.trainer_arguments(settings, stage.folder, BatchPlan(1, 1), dtype, machine)
+    arguments["num_train_epochs"] = 1  # TokenBatches holds all epochs
+    trainer = Trainer(
+        model=model,
+        args=SFTConfig(**arguments, max_length=None),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=training.lora_config(
+            model, lora_r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout
+        ),
+        callbacks=[
+            training.Reporter(stage),
+            Samples(settings, tokenizer, samples, stage.folder / "samples.jsonl"),
+        ],
+    )
+    trainer.token_batches = TokenBatches(
+        [len(ids) for ids in dataset["input_ids"]],
+        settings.batch_tokens,
+        epochs=settings.num_train_epochs,
+        seed=settings.seed,
+        monolingual=monolingual,
+    )
+    training.keep_trainable_float32(trainer.model, dtype)
+    return trainer
