@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import artifacts, corpora, hardware, hub, notebooks
+from phoenix_utils import artifacts, hardware, hub, notebooks
 from phoenix_utils.artifacts import STAGE_FOLDERS, project_root, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.profile import Profile, StageSettings, choose, find_profile, load_profile, load_settings
@@ -155,6 +155,7 @@ def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:
 
 def _check_inputs(plan: Plan) -> None:
     """Inputs from outside exist, and earlier stages that are not part of this run have been finished."""
+    from phoenix_utils import corpora
     from phoenix_utils.models import check_reachable
 
     for name in plan.stages:
@@ -255,6 +256,7 @@ def make_adapt_settings(path: str | None, overrides: list[str], out: str | None,
     The first row of every local source is read and the notebook's parameters are compared, so that nothing
     starts that must fail. Raises PhoenixError for the first thing that is wrong.
     """
+    from phoenix_utils import corpora
     from phoenix_utils.models import check_reachable
     from phoenix_utils.translation.parallel import read_parallel
 

@@ -63,13 +63,18 @@ def test_the_same_settings_choose_the_same_pairs(chosen_settings):
 def test_a_sentence_of_a_held_out_page_is_not_trained_on(tmp_path, chosen_settings):
     held = next(f"page {n}" for n in range(99) if parallel.held_out_page(f"page {n}"))
     free = next(f"page {n}" for n in range(99) if not parallel.held_out_page(f"page {n}"))
-    path = tmp_path / "twice.tsv"
+    paths = [tmp_path / "free.tsv", tmp_path / "held.tsv"]
     (one, german), (two, other), (three, third) = PAIRS[:3]
-    rows = [(free, two, other), (free, three, third), (free, one.upper(), german), (held, one, german)]
-    path.write_text("document\ten\tde\n" + "".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-    found = adapt.choose_pairs(chosen_settings.model_copy(update={"pairs": [str(path)], "sample_pairs": 2}))
+    rows = (
+        [(free, two, other), (free, three, third), (free, *PAIRS[3]), (free, one.upper(), german)],
+        [(held, one, german)],
+    )
+    for path, part in zip(paths, rows, strict=True):
+        path.write_text("document\ten\tde\n" + "".join("\t".join(row) + "\n" for row in part), encoding="utf-8")
+    found = adapt.choose_pairs(chosen_settings.model_copy(update={"pairs": [str(path) for path in paths]}))
     trained = [row.source_text for row in found.other + found.samples]
-    assert sorted(trained) == sorted([two, three])
+    assert sorted(trained) == sorted([two, three, PAIRS[3][0]]) and [row.source_text for row in found.held_out] == [one]
+    assert [rejected.rule for rejected in found.rejected] == ["held_out"]
 
 
 def test_instruction_pairs_can_be_left_out_and_monolingual_text_is_none_of_the_pairs(chosen_settings):

@@ -217,7 +217,7 @@ run(DpoSettings.model_validate_json(sys.argv[1]))
 
 
 def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path):
-    settings = settings.model_copy(update={"num_train_epochs": 3.0, "save_steps": 1})
+    settings = settings.model_copy(update={"num_train_epochs": 3.0, "save_steps": 1, "dtype": "float32"})
     run(settings)
     folder_of(settings).rename(tmp_path / "whole")
     process = subprocess.Popen(
@@ -274,7 +274,8 @@ def test_four_bit_base_weights_are_trained_on(settings, model_folder, tmp_path):
     pytest.importorskip("bitsandbytes")
     directory = sft_run(tmp_path / "qlora", model_folder, method="qlora")
     metrics = run(settings.model_copy(update={"run_dir": str(directory), "method": "qlora"}))
-    assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-3)
+    # Some CPUs multiply 4-bit weights in bfloat16.
+    assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-2)
 
 
 def bad_pair(**changes):

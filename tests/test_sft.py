@@ -140,7 +140,7 @@ def kill_after(script, settings, checkpoint):
 
 def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path):
     settings = settings.model_copy(
-        update={"num_train_epochs": 3.0, "save_steps": 1, "lora_dropout": 0.1, "global_batch": 4}
+        update={"num_train_epochs": 3.0, "save_steps": 1, "lora_dropout": 0.1, "global_batch": 4, "dtype": "float32"}
     )
     whole = settings.model_copy(update={"run_dir": str(tmp_path / "whole")})
     for directory in ("whole", "run"):

@@ -69,7 +69,8 @@ def check_start(trainer: Any, beta: float, pairs: int = 2) -> StartCheck:
     loss = dpo_loss(*policy, *reference, beta=beta).loss.item()
     difference = max((p - r).abs().max().item() for p, r in zip(policy, reference, strict=True))
     # Half precision rounds differently in batches of different shape.
-    tolerance = 1e-3 if trainer.model.dtype == torch.float32 and not (trainer.args.bf16 or trainer.args.fp16) else 0.05
+    half = trainer.args.bf16 or trainer.args.fp16 or getattr(trainer.model, "is_loaded_in_4bit", False)
+    tolerance = 1e-3 if trainer.model.dtype == torch.float32 and not half else 0.05
     if abs(loss - math.log(2)) > tolerance:
         raise RuntimeError(
             f"DPO would not start at the SFT model: on {len(policy[0])} pairs the loss is {loss:.4f}, not ln 2; "
