@@ -224,7 +224,7 @@ def sums() -> Iterator[tuple[str, str, bool]]:
     """(place, equation, right) of every `a + b = c` written out in an answer that ought to be right."""
     number = r"\d+(?:\.\d+)?"
     equation = re.compile(
-        rf"(?<![\w.,^/])({number}(?:\s*[-+*×·/÷]\s*{number})+)\s*=\s*({number})(?![\d,]|\.\d|\s*[-+*×·/÷^])"
+        rf"(?<![\w.,^/])({number}(?: *[-+*×·/÷] *{number})+) *= *({number})(?![\d,]|\.\d| *[-+*×·/÷^])"
     )
     for row in rows("conversations.jsonl") + rows("preferences.jsonl"):
         for message in row.get("messages") or row["chosen"]:

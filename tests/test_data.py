@@ -39,9 +39,9 @@ def similar(first: str, second: str) -> float:
     [
         ("conversations.jsonl", 160, 40, "prompt_id"),
         ("conversations.de.jsonl", 40, 40, "prompt_id"),
-        ("preferences.jsonl", 112, 42, "prompt_id"),
-        ("preferences.de.jsonl", 42, 42, "prompt_id"),
-        ("questions.de.jsonl", 24, None, "question_id"),
+        ("preferences.jsonl", 160, 60, "prompt_id"),
+        ("preferences.de.jsonl", 60, 60, "prompt_id"),
+        ("questions.de.jsonl", 80, None, "question_id"),
         ("pairs.en-de.jsonl", 200, None, "pair_id"),
         ("judge_replies.jsonl", 200, None, "reply_id"),
         ("multiple_choice.de.jsonl", 60, None, "question_id"),
@@ -135,7 +135,7 @@ def test_questions_cover_the_categories_in_two_turns():
         assert len(row["turns"]) == 2 and all(row["turns"])
         assert row["reference"] == [] or len(row["reference"]) == 2
     counts = [sum(row["category"] == name for row in rows) for name in CATEGORIES]
-    assert counts == [3] * 8
+    assert counts == [10] * 8
 
 
 def test_sentence_pairs_have_a_register_and_a_kind():
