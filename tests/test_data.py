@@ -44,6 +44,7 @@ def similar(first: str, second: str) -> float:
         ("questions.de.jsonl", 80, None, "question_id"),
         ("pairs.en-de.jsonl", 200, None, "pair_id"),
         ("judge_replies.jsonl", 200, None, "reply_id"),
+        ("grammar.de.jsonl", 400, None, "pair_id"),
         ("multiple_choice.de.jsonl", 60, None, "question_id"),
         ("pairs_train.en-de.jsonl", 400, None, "pair_id"),
     ],
