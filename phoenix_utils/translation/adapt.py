@@ -106,7 +106,7 @@ def choose_pairs(settings: AdaptSettings) -> ChosenPairs:
 
 
 def _key(row: ParallelRow) -> str:
-    return " ".join(row.source_text.split()).casefold()
+    return prompts.flat(row.source_text).casefold()
 
 
 def _take(rows: list[ParallelRow], most: int | None) -> list[ParallelRow]:
@@ -118,13 +118,11 @@ def _take(rows: list[ParallelRow], most: int | None) -> list[ParallelRow]:
 
 def pair_tokens(tokenizer: Any, source_text: str, target_text: str, source: str, target: str) -> tuple[list, list]:
     """Token ids and labels of one pair: ALMA's prompt without loss, the translation and the stop token with it."""
-    prompt = tokenizer(prompts.alma(_flat(source_text), source, target))["input_ids"]
-    answer = tokenizer(" " + _flat(target_text), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    prompt = tokenizer(prompts.alma(prompts.flat(source_text), source, target))["input_ids"]
+    answer = tokenizer(" " + prompts.flat(target_text), add_special_tokens=False)["input_ids"] + [
+        tokenizer.eos_token_id
+    ]
     return prompt + answer, [IGNORED] * len(prompt) + answer
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
 
 
 def training_rows(chosen: ChosenPairs, tokenizer: Any, settings: AdaptSettings) -> tuple[Dataset, int, int]:
@@ -133,9 +131,9 @@ def training_rows(chosen: ChosenPairs, tokenizer: Any, settings: AdaptSettings) 
     Raises PhoenixError where the tokenizer spells the target language in single bytes: the model never learnt it.
     """
     languages = settings.source_language, settings.language
-    rows, too_long = [], 0
+    rows = []
     for text in chosen.monolingual:
-        ids = tokenizer(_flat(text))["input_ids"] + [tokenizer.eos_token_id]
+        ids = tokenizer(prompts.flat(text))["input_ids"] + [tokenizer.eos_token_id]
         rows.append((ids, ids))
     pairs_ = chosen.other + chosen.instruction * settings.instruction_repeats
     rows += [pair_tokens(tokenizer, row.source_text, row.target_text, *languages) for row in pairs_]

@@ -67,6 +67,11 @@ def language_name(code: str) -> str:
     raise PhoenixError(f"{code!r} is not a language code: give an ISO 639 code such as de, nl or sw")
 
 
+def flat(text: str) -> str:
+    """The text in one line: a line break would end a prompt's line."""
+    return " ".join(text.split())
+
+
 def alma(text: str, source: str, target: str) -> str:
     """ALMA's prompt, to the letter."""
     names = language_name(source), language_name(target)

@@ -71,7 +71,7 @@ class Translator:
     def prompt(self, text: str) -> str:
         """The prompt for one segment; a line break inside it would end the prompt's line, so it becomes a space."""
         build = prompts.STYLES[self.choice.prompt]
-        request = build(_flat(text), self.settings.source_language, self.settings.language)
+        request = build(prompts.flat(text), self.settings.source_language, self.settings.language)
         return self.engine.chat_prompt(request) if self.choice.prompt == "chat" else request
 
     def translate_segments(self, texts: list[str], on_batch=None) -> list[Completion]:
@@ -95,7 +95,7 @@ class Translator:
 
         self.engine.generate([self.prompt(text) for text in texts], self.params, keep)
         pair = self.settings.source_language, self.settings.language
-        second = [prompts.few_shot(_flat(texts[i]), *pair, prompts.SECOND_EXAMPLES) for i in again]
+        second = [prompts.few_shot(prompts.flat(texts[i]), *pair, prompts.SECOND_EXAMPLES) for i in again]
         for index, completion in zip(again, self.engine.generate(second, self.params), strict=True):
             if not _failed(texts[index], _tidy(completion)):
                 results[index] = _tidy(completion)
@@ -148,10 +148,6 @@ def choose_translator(settings: TranslationSettings) -> TranslatorChoice:
     if adapter:
         return TranslatorChoice(adapter, "alma", f"the adapter {adapter.name} was trained for {pair}, zero-shot")
     return TranslatorChoice(None, "few_shot", f"no adapter of {settings.model} for {pair}: a base model with examples")
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _failed(source: str, completion: Completion) -> bool:
