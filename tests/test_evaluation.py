@@ -316,6 +316,14 @@ def test_nll_counts_exactly_the_content_tokens(engine):
     assert [row["logprob"] for row in plain] != [row["logprob"] for row in chat_rows]
 
 
+def test_every_reference_is_scored_however_few_prompts_are_answered():
+    references = prompts.held_out_references("de")
+    units = {prompt.unit for prompt in references}
+    assert all(prompt.reference for prompt in references)
+    assert {row["prompt_id"] for row in corpora.held_out_chat("de")} <= units
+    assert len(references) > len(prompts.held_out_prompts("de", 6))
+
+
 def test_stop_token_and_template_do_not_enter_the_nll(engine):
     """The answer's tokens are those of the full conversation's loss mask without its stop token."""
     prompt = prompts.conversation_prompts(corpora.held_out_chat("de")[:1])[0]
@@ -381,6 +389,8 @@ def test_run_makes_every_product_and_is_skipped_the_second_time(trained_run):
     assert len(set(nll)) == 3 and all(math.isfinite(value) for value in nll)  # the adapters were really switched
     manifest = read_json(folder / "manifest.json")
     assert manifest["status"] == "complete" and manifest["counts"]["prompts"] == 6
+    assert manifest["counts"]["references"] == len(prompts.held_out_references("de"))
+    assert found["sft"]["nll_per_token"]["n"] == len({prompt.unit for prompt in prompts.held_out_references("de")})
     assert manifest["notes"]["dtype"] == "float32"
     before = (folder / "scores.json").stat().st_mtime_ns
     assert stage.run(trained_run) == folder

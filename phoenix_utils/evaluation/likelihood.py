@@ -45,8 +45,7 @@ def scorer(engine: TransformersEngine) -> TransformersEngine:
 def score_references(
     engine, model: str, prompts: Sequence[Prompt], language: str, templates: Sequence[str]
 ) -> list[dict]:
-    """Log-probability of every reference answer behind each of `templates` ("chat", "plain")."""
-    with_reference = [prompt for prompt in prompts if prompt.reference]
+    """Log-probability of every prompt's reference answer behind each of `templates` ("chat", "plain")."""
     jobs = [
         (
             _condition(engine, prompt.messages, template, language),
@@ -54,7 +53,7 @@ def score_references(
             {"kind": "reference", "template": template, "prompt_id": prompt.unit, "turn": prompt.turn},
         )
         for template in templates
-        for prompt in with_reference
+        for prompt in prompts
     ]
     return _score(engine, model, jobs)
 

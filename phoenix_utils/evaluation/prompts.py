@@ -106,6 +106,15 @@ def held_out_prompts(language: str, max_prompts: int | None = None) -> list[Prom
     return _spread(conversations, from_conversations) + _spread(questions, max_prompts - from_conversations)
 
 
+def held_out_references(language: str) -> list[Prompt]:
+    """Every held-out prompt that has a reference answer, whatever `max_prompts` says.
+
+    Finding out how likely a model thinks a text is takes one pass, writing an answer takes hundreds: so few prompts
+    are answered, and all references are scored. Raises PhoenixError where the package has none in `language`.
+    """
+    return [prompt for prompt in held_out_prompts(language) if prompt.reference]
+
+
 def held_out_pairs(language: str) -> list[Pair]:
     """The packaged held-out preference pairs; raises PhoenixError where `language` has none."""
     return preference_pairs(corpora.held_out_preferences(language))
@@ -121,7 +130,12 @@ def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
     for name in ("sft", "dpo"):
         folder = stage_path(settings.run_dir, name)
         trained[name] = folder / ("model" if (folder / "model").is_dir() else "adapter")
-    asked = [*held_out_prompts(settings.language, settings.max_prompts), *held_out_pairs(settings.language)]
+    language = settings.language
+    asked = [
+        *held_out_prompts(language, settings.max_prompts),
+        *held_out_references(language),
+        *held_out_pairs(language),
+    ]
     return {**trained, "held_out": fingerprint([asdict(item) for item in asked])}
 
 

@@ -29,7 +29,14 @@ from phoenix_utils.engines import GenerationParams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation import answers, likelihood, report, scores
 from phoenix_utils.evaluation.contenders import CONTENDERS, Contenders
-from phoenix_utils.evaluation.prompts import Pair, Prompt, held_out_pairs, held_out_prompts, stage_inputs
+from phoenix_utils.evaluation.prompts import (
+    Pair,
+    Prompt,
+    held_out_pairs,
+    held_out_prompts,
+    held_out_references,
+    stage_inputs,
+)
 from phoenix_utils.evaluation.settings import EvaluationSettings
 
 
@@ -47,7 +54,8 @@ def run(settings: EvaluationSettings) -> Path:
         if stage.is_complete:
             return stage.folder
         check_same_base(settings)
-        collect(stage, settings, prompts, pairs, {name: inputs[name] for name in ("sft", "dpo")})
+        trained = {name: inputs[name] for name in ("sft", "dpo")}
+        collect(stage, settings, prompts, held_out_references(settings.language), pairs, trained)
         found, differences = scores.evaluate(
             read_rows(stage.folder / "answers.parquet"),
             read_rows(stage.folder / "logprobs.parquet"),
@@ -60,6 +68,7 @@ def run(settings: EvaluationSettings) -> Path:
         with write_atomic(stage.folder / "report.html") as partial:
             partial.write_text(report.render(stage.folder, settings), encoding="utf-8")
         stage.count("prompts", len(prompts))
+        stage.count("references", len(held_out_references(settings.language)))
         stage.count("pairs", len(pairs))
         return stage.folder
 
@@ -68,6 +77,7 @@ def collect(
     stage: StageRun,
     settings: EvaluationSettings,
     prompts: list[Prompt],
+    references: list[Prompt],
     pairs: list[Pair],
     trained: dict[str, Path],
 ) -> None:
@@ -105,7 +115,7 @@ def collect(
                 templates = ("chat", "plain") if name == "base" else ("chat",)
                 scorer = likelihood.scorer(engine)
                 scored.add(
-                    likelihood.score_references(scorer, name, prompts, settings.language, templates)
+                    likelihood.score_references(scorer, name, references, settings.language, templates)
                     + likelihood.score_pairs(scorer, name, pairs, settings.language)
                 )
     progress.close(f"{len(CONTENDERS)} models answered {len(prompts)} prompts each")
