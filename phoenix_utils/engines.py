@@ -1,18 +1,17 @@
 """Text from a model, for every stage that needs it: generate completions, score given targets.
 
 An engine has two methods, `generate(prompts, params) -> [Completion]` and
-`score(prompts, targets) -> [mean log-probability]`, whatever runs below: transformers (here), or vLLM on a GPU.
+`score(prompts, targets) -> [mean log-probability]`, whatever runs below: transformers
+(`engine_transformers.py`), vLLM in this process (`engine_vllm.py`), or a server (`engine_server.py`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from phoenix_utils import decoding
-from phoenix_utils.artifacts import read_json
 from phoenix_utils.decoding import Completion, GenerationParams
 from phoenix_utils.errors import PhoenixError
 
@@ -47,16 +46,27 @@ def open_engine(
     batch_tokens: int = 32768,
     num_gpus: int = 1,
     adapter: Path | None = None,
+    base_url: str | None = None,
+    concurrency: int = 32,
 ) -> Engine:
-    """Load `model`, with the LoRA adapter in the folder `adapter`, into the engine "transformers" or "vllm".
+    """Load `model`, with the LoRA adapter in the folder `adapter`, into the engine "transformers", "vllm" or "server".
 
-    `quantize` loads NF4 weights (transformers only), `num_gpus` is vLLM's tensor parallelism. Raises PhoenixError
-    where the model cannot be found, the adapter does not fit or the engine is not installed.
+    `quantize` loads NF4 weights and `batch_tokens` limits a batch (both transformers only), `num_gpus` is vLLM's
+    tensor parallelism; a server at `base_url` has loaded its model already and answers `concurrency` requests at once.
+    Raises PhoenixError where the model cannot be found, the adapter does not fit or the engine is not installed.
     """
     from phoenix_utils.models import load_adapter, load_model, load_tokenizer, locate
 
+    if kind == "server":
+        from phoenix_utils.engine_server import ServerEngine
+
+        return ServerEngine(base_url, model, load_tokenizer(model, languages), concurrency=concurrency)
     if kind == "vllm":
+        from phoenix_utils.engine_vllm import VllmEngine
+
         return VllmEngine(locate(model, languages), num_gpus=num_gpus, adapter=adapter)
+    from phoenix_utils.engine_transformers import TransformersEngine
+
     loaded = load_model(model, languages, quantize=quantize)
     if adapter is not None:
         loaded = load_adapter(loaded, adapter, base=model)
@@ -81,298 +91,7 @@ class ChatPrompts:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-class TransformersEngine(ChatPrompts):
-    """Batched generation with transformers on any device.
-
-    Prompts are sorted by length and batched under a token budget; the beginning that all prompts share (few-shot
-    examples) goes through the model once; finished sequences leave the batch, so one long answer does not make
-    the others wait. Greedy results do not depend on the batching beyond floating-point noise.
-
-    Parameters: `model` a causal language model, `tokenizer` its fast tokenizer, `batch_tokens` the most tokens
-    (prompt plus as much again for the answer) that one batch may hold, `max_rows` the most rows.
-    """
-
-    def __init__(self, model, tokenizer, batch_tokens: int = 32768, max_rows: int = 96):
-        self.model, self.tokenizer = model, tokenizer
-        self.batch_tokens, self.max_rows = batch_tokens, max_rows
-        self.stop_ids = _stop_ids(model, tokenizer)
-        if getattr(model.config, "_attn_implementation", None) == "sdpa":
-            from phoenix_utils import kv_cache
-
-            model.set_attn_implementation(kv_cache.NAME)
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        params: GenerationParams,
-        on_batch: Callable[[list[int], list[Completion]], None] | None = None,
-    ) -> list[Completion]:
-        """Complete each prompt (see Engine); results come in the order of `prompts`."""
-        import torch
-
-        ids = self._encode(prompts)
-        prefix = _common_prefix(ids)
-        # An answer is seldom more than twice as long as the part of the prompt that is its own.
-        sizes = [len(row) + min(params.max_new_tokens, 2 * (len(row) - len(prefix))) for row in ids]
-        results: list[Completion | None] = [None] * len(prompts)
-        generator = torch.Generator().manual_seed(params.seed)
-        self.model.eval()
-        with torch.inference_mode():
-            cache = self._prefix_cache(prefix) if prefix else None
-            for batch in self._batches(sizes):
-                rows = [ids[index] for index in batch]
-                finished = self._generate_batch(rows, prefix, cache, params, generator)
-                for index, completion in zip(batch, finished, strict=True):
-                    results[index] = completion
-                if on_batch:
-                    on_batch(batch, finished)
-        return results  # type: ignore[return-value]
-
-    def score(self, prompts: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """Mean log-probability per token (nats) of each target after its prompt."""
-        return [sum(row) / max(1, len(row)) for row in self.token_logprobs(prompts, targets)]
-
-    def token_logprobs(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[float]]:
-        """Log-probability (nats) of every token of each target, the prompt given.
-
-        Prompt and target are tokenised apart, as they are at generation time; special tokens written in a
-        target count as tokens of it.
-        """
-        import torch
-
-        heads = self._encode(prompts)
-        tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in targets]
-        results: list[list[float]] = [[] for _ in tails]
-        self.model.eval()
-        with torch.inference_mode():
-            for batch in self._batches([len(h) + len(t) for h, t in zip(heads, tails, strict=True)]):
-                rows = [heads[index] + tails[index] for index in batch]
-                for index, values in zip(
-                    batch, self._score_batch(rows, [len(tails[index]) for index in batch]), strict=True
-                ):
-                    results[index] = values
-        return results
-
-    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        if not prompts:
-            return []
-        ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        needs_bos = bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
-        ids = [[bos, *row] if needs_bos and row[:1] != [bos] else row for row in ids]
-        limit = getattr(self.model.config, "max_position_embeddings", None) or 10**9
-        for index, row in enumerate(ids):
-            if not row or len(row) >= limit:
-                what = "is empty" if not row else f"has {len(row):,} tokens and the model reads {limit:,}"
-                raise PhoenixError(f"prompt {index} {what}; shorten or drop it")
-        return ids
-
-    def _batches(self, sizes: list[int]) -> Iterator[list[int]]:
-        """Indices in batches of similar size, longest first, so that memory peaks at once or never."""
-        order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
-        batch: list[int] = []
-        for index in order:
-            if batch and (len(batch) == self.max_rows or (len(batch) + 1) * sizes[batch[0]] > self.batch_tokens):
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
-
-    def _prefix_cache(self, prefix: list[int]):
-        import torch
-
-        from phoenix_utils import kv_cache
-
-        cache = kv_cache.new_cache()
-        ids = torch.tensor([prefix], device=self.model.device)
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache
-
-    def _start(self, rows: list[list[int]], prefix: list[int], cache, room: int):
-        """Left-padded ids, attention mask, positions and cache of a batch, behind the shared prefix if it fits."""
-        import copy
-
-        import torch
-
-        from phoenix_utils import kv_cache
-
-        longest = max(map(len, rows))
-        window = getattr(self.model.config, "sliding_window", None)
-        if prefix and (not window or longest + room <= window):
-            # Padding stands between prefix and row, which only a sliding window would notice.
-            past = copy.deepcopy(cache)
-            past.batch_repeat_interleave(len(rows))
-            skip = len(prefix)
-        else:
-            past, skip = kv_cache.new_cache(), 0
-        width = longest - skip
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([[pad] * (width - len(row) + skip) + row[skip:] for row in rows])
-        mask = torch.tensor([[1] * skip + [0] * (longest - len(row)) + [1] * (len(row) - skip) for row in rows])
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, skip:]
-        device = self.model.device
-        return ids.to(device), mask.to(device), positions.to(device), past
-
-    def _generate_batch(self, rows, prefix, cache, params: GenerationParams, generator) -> list[Completion]:
-        import torch
-
-        ids, mask, positions, past = self._start(rows, prefix, cache, params.max_new_tokens)
-        active = list(range(len(rows)))
-        state = [decoding.Sequence(row) for row in rows]
-        limits = [sequence.limit(params, len(prefix)) for sequence in state]
-        for _ in range(params.max_new_tokens):
-            logits = (
-                self.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=past,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                .logits[:, -1]
-                .float()
-            )
-            chosen, logprobs = decoding.choose_tokens(
-                logits, [state[i] for i in active], params, generator, self.stop_ids
-            )
-            for row, token, logprob in zip(active, chosen.tolist(), logprobs.tolist(), strict=True):
-                self._advance(state[row], token, logprob, params.stop)
-                if not state[row].finish_reason and len(state[row].tokens) >= limits[row]:
-                    state[row].finish_reason = "length"
-            keep = [place for place, row in enumerate(active) if not state[row].finish_reason]
-            if not keep:
-                break
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-            if len(keep) < len(active):
-                select = torch.tensor(keep, device=ids.device)
-                ids, mask, positions = ids[select], mask[select], positions[select]
-                past.batch_select_indices(select)
-                active = [active[place] for place in keep]
-        return [sequence.completion(self.tokenizer, params.stop) for sequence in state]
-
-    def _advance(self, sequence: decoding.Sequence, token: int, logprob: float, stops: tuple[str, ...]) -> None:
-        sequence.logprobs.append(logprob)
-        if token in self.stop_ids:
-            sequence.finish_reason = "stop"
-            return
-        sequence.tokens.append(token)
-        if stops:
-            tail = self.tokenizer.decode(sequence.tokens[-8:], skip_special_tokens=True)
-            # The first token may carry the newline that models put before an answer.
-            if any(stop in tail.lstrip("\n ") for stop in stops) and sequence.has_text(self.tokenizer):
-                sequence.finish_reason = "stop"
-
-    def _score_batch(self, rows: list[list[int]], lengths: list[int]) -> list[list[float]]:
-        import torch
-
-        width = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.model.device)
-        # Only positions that predict a target token need logits; the vocabulary is the widest layer.
-        first = min(len(row) - length for row, length in zip(rows, lengths, strict=True)) - 1
-        kept = torch.arange(max(first, 0), width - 1, device=self.model.device)
-        if not len(kept):
-            return [[] for _ in rows]
-        logits = self.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits
-        results = []
-        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            start = len(row) - length - 1 - int(kept[0])
-            scores = logits[place, start : start + length].float().log_softmax(-1)
-            target = ids[place, len(row) - length : len(row), None]
-            results.append(scores.gather(1, target)[:, 0].tolist())
-        return results
-
-
-class VllmEngine(ChatPrompts):
-    """Batched generation by vLLM in this process; `model` is a hub id or a folder.
-
-    vLLM schedules continuously and caches common prefixes by itself, so all prompts are handed over at once.
-    Its GPU is set free when the process ends, which is why the runner gives every stage a process of its own.
-    """
-
-    def __init__(self, model: str, num_gpus: int = 1, adapter: Path | None = None):
-        try:
-            from vllm import LLM
-            from vllm.lora.request import LoRARequest
-        except ImportError:
-            raise PhoenixError(
-                "engine is 'vllm', which is not installed: pip install 'phoenix-utils[vllm]' -c constraints/gpu.txt, "
-                "or set translation.engine to transformers"
-            ) from None
-        options = {}
-        self.lora = None
-        if adapter is not None:
-            rank = read_json(adapter / "adapter_config.json")["r"]
-            options = {"enable_lora": True, "max_lora_rank": max(8, rank)}  # the least that vLLM takes is 8
-            self.lora = LoRARequest("translator", 1, str(adapter))
-        self.llm = LLM(model=model, tensor_parallel_size=num_gpus, enable_prefix_caching=True, **options)
-        self.tokenizer = self.llm.get_tokenizer()
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        params: GenerationParams,
-        on_batch: Callable[[list[int], list[Completion]], None] | None = None,
-    ) -> list[Completion]:
-        """Complete each prompt (see Engine)."""
-        from vllm import SamplingParams
-
-        ids = self.tokenizer(list(prompts))["input_ids"]
-        shared = len(_common_prefix(ids))
-        sampling = [
-            SamplingParams(
-                max_tokens=decoding.Sequence(row).limit(params, shared),
-                temperature=params.temperature,
-                top_p=params.top_p,
-                top_k=params.top_k,
-                repetition_penalty=params.repetition_penalty,
-                stop=list(params.stop),
-                seed=params.seed,
-                logprobs=0,
-            )
-            for row in ids
-        ]
-        outputs = self.llm.generate(list(prompts), sampling, use_tqdm=False, lora_request=self.lora)
-        completions = [
-            Completion(
-                answer.text,
-                "stop" if answer.finish_reason == "stop" else "length",
-                answer.cumulative_logprob / max(1, len(answer.token_ids)),
-            )
-            for answer in (output.outputs[0] for output in outputs)
-        ]
-        if on_batch:
-            on_batch(list(range(len(prompts))), completions)
-        return completions
-
-    def score(self, prompts: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """Mean log-probability per token (nats) of each target after its prompt."""
-        from vllm import SamplingParams
-
-        heads = [self.tokenizer(text)["input_ids"] for text in prompts]
-        tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in targets]
-        requests = [{"prompt_token_ids": head + tail} for head, tail in zip(heads, tails, strict=True)]
-        outputs = self.llm.generate(
-            requests, SamplingParams(max_tokens=1, prompt_logprobs=0), use_tqdm=False, lora_request=self.lora
-        )
-        return [
-            sum(place[token].logprob for place, token in zip(output.prompt_logprobs[len(head) :], tail, strict=True))
-            / max(1, len(tail))
-            for output, head, tail in zip(outputs, heads, tails, strict=True)
-        ]
-
-
-def _stop_ids(model, tokenizer) -> set[int]:
-    configured = getattr(model.generation_config, "eos_token_id", None) if hasattr(model, "generation_config") else None
-    ids = configured if isinstance(configured, (list, tuple)) else [configured]
-    return {token for token in (*ids, tokenizer.eos_token_id) if token is not None}
-
-
-def _common_prefix(ids: list[list[int]]) -> list[int]:
+def common_prefix(ids: list[list[int]]) -> list[int]:
     """The beginning that all rows share, at least one token short of the shortest row; [] if not worth it."""
     if len(ids) < 2:
         return []

@@ -27,7 +27,8 @@ def sample_answers(
     Every stage reads the same tokens, those of the SFT stage's template. An answer is a `Completion`; one
     that ended by itself has the finish reason "stop".
     """
-    from phoenix_utils.engines import GenerationParams, TransformersEngine
+    from phoenix_utils.engine_transformers import TransformersEngine
+    from phoenix_utils.engines import GenerationParams
 
     languages = (settings.source_language, settings.language)
     folders = {stage: trained_folder(settings.run_dir, stage) for stage in stages if stage != "base"}

@@ -6,7 +6,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
 from phoenix_utils import decoding
-from phoenix_utils.engines import GenerationParams, TransformersEngine
+from phoenix_utils.engine_transformers import TransformersEngine
+from phoenix_utils.engines import GenerationParams
 from phoenix_utils.errors import PhoenixError
 
 PROMPTS = [

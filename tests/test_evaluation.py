@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from phoenix_utils import chat, corpora, mt_metrics
 from phoenix_utils.artifacts import read_json, read_rows, stage_path, write_json
-from phoenix_utils.engines import GenerationParams, TransformersEngine
+from phoenix_utils.engine_transformers import TransformersEngine
+from phoenix_utils.engines import GenerationParams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation import (
     EvaluationSettings,

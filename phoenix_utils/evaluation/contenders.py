@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from phoenix_utils import chat, models
-from phoenix_utils.engines import TransformersEngine
+from phoenix_utils.engine_transformers import TransformersEngine
 
 CONTENDERS = ("base", "sft", "dpo")
 # PEFT calls a model's first adapter "default".

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from phoenix_utils import chat
-from phoenix_utils.engines import TransformersEngine
+from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.evaluation.prompts import Pair, Prompt, plain_prompt
 
 # Measured on two cores with a vocabulary of 76,000: batches of 8,192 tokens take 1.4 times as long (their logits

@@ -25,7 +25,7 @@ from trl import SFTConfig, SFTTrainer
 
 from phoenix_utils import artifacts, corpora, hardware, lm_head, models, training
 from phoenix_utils.batches import BatchPlan
-from phoenix_utils.engines import TransformersEngine
+from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation import measure, parallel, prompts
 from phoenix_utils.translation.adapt_settings import AdaptSettings, stage_inputs
