@@ -18,7 +18,7 @@ from phoenix_utils.statistics import Interval
 from phoenix_utils.translation import measure, packaged_adapter, parallel
 from phoenix_utils.translation.segments import split
 from phoenix_utils.translation.settings import TranslationSettings
-from phoenix_utils.translation.translate import Translator
+from phoenix_utils.translation.translator import Translator
 
 ROOT = Path(__file__).resolve().parent.parent
 HELP = ROOT.parent / "shared" / "data" / "libreoffice_help" / "en_de_pairs.tsv.gz"

@@ -37,6 +37,8 @@ SEGMENTS = pa.list_(
             ("translation", pa.string()),
             ("finish_reason", pa.string()),
             ("mean_logprob", pa.float64()),
+            ("attempt", pa.string()),
+            ("fault", pa.string()),
         ]
     )
 )
@@ -55,8 +57,9 @@ CHAT = pa.schema([("prompt_id", pa.string()), ("messages", MESSAGES), *_ORIGIN])
 PREFERENCES = pa.schema([("prompt_id", pa.string()), *_PAIR, *_ORIGIN])
 """Plain preference rows; ``chosen`` and ``rejected`` repeat the prompt as their first message."""
 
-TRANSLATED_CHAT = pa.schema([*CHAT, ("messages_source", MESSAGES), ("segments", SEGMENTS)])
-"""Translated chat rows: ``messages_source`` is the original; a segment's ``part`` is its message's index."""
+TRANSLATED_CHAT = pa.schema([*CHAT, ("messages_source", MESSAGES), ("segments", SEGMENTS), ("good", pa.bool_())])
+"""Translated chat rows: ``messages_source`` is the original; a segment's ``part`` is its message's index, its
+``fault`` says why it failed, "" where it did not; a row is ``good`` when none of its segments failed."""
 
 TRANSLATED_PREFERENCES = pa.schema(
     [
@@ -65,6 +68,7 @@ TRANSLATED_PREFERENCES = pa.schema(
         ("chosen_source", MESSAGES),
         ("rejected_source", MESSAGES),
         ("segments", SEGMENTS),
+        ("good", pa.bool_()),
     ]
 )
 """Translated preference rows; a segment's ``part`` is "prompt", "chosen" or "rejected"."""

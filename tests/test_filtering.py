@@ -29,6 +29,8 @@ def segments(sources: dict[str, str], translations: dict[str, str]) -> list[dict
             "translation": translations[part],
             "finish_reason": "stop",
             "mean_logprob": -0.3,
+            "attempt": "masked",
+            "fault": "",
         }
         for part, text in sources.items()
     ]
@@ -102,6 +104,8 @@ def spoil(row: dict, how: str) -> dict:
         message["content"] = changed[how]
     elif how == "truncation, reported":
         row["segments"][-1]["finish_reason"] = "length"
+    elif how == "failed_segment, lost code":
+        row["segments"][-1]["fault"] = "lost `print()`"
     elif how == "structure, roles":
         message["role"] = "user"
     elif how == "structure, lost turn":
@@ -114,7 +118,8 @@ def spoil(row: dict, how: str) -> dict:
 FAULTS = [
     "structure, empty", "structure, roles", "structure, lost turn", "language, English", "copied, whole",
     "copied, half", "length, short", "length, long", "truncation, reported", "truncation, open code",
-    "truncation, cut", "repetition, phrase", "repetition, sentence", "repetition, letters", "run_together", "too_long",
+    "truncation, cut", "failed_segment, lost code", "repetition, phrase", "repetition, sentence",
+    "repetition, letters", "run_together", "too_long",
 ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def test_long_lines_are_packed_sentence_by_sentence():
     text = "This is one sentence. " * 20
     segments = split(text, max_chars=100).texts
     assert all(len(segment) <= 100 for segment in segments) and len(segments) == 5
-    assert split("a" * 5000, max_chars=100).texts == ["a" * 5000]
+    assert split("a" * 5000, max_chars=100).texts == []  # a blob is no prose
 
 
 def test_joining_the_wrong_number_is_an_error():

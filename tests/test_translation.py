@@ -16,6 +16,7 @@ from phoenix_utils.decoding import Completion
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation import (
     SegmentStore,
+    Translation,
     TranslationSettings,
     Translator,
     choose_translator,
@@ -98,7 +99,10 @@ def test_rows_come_back_in_order_with_structure_and_audit(sources):
         "translation": "SAY HELLO.",
         "finish_reason": "stop",
         "mean_logprob": -0.5,
+        "attempt": "masked",
+        "fault": "",
     }
+    assert first["good"] and second["good"]
     (pair,) = read_rows(folder / "preferences.parquet")
     assert pair["prompt"] == "SAY HELLO." and pair["rejected"][1]["content"] == "NO."
     assert pair["chosen"][0] == {"role": "user", "content": "SAY HELLO."}
@@ -148,7 +152,9 @@ def test_kill_nine_in_the_middle_keeps_every_finished_batch(sources, tmp_path):
     rest = Upper()
     killed = list(read_rows(translate(sources, rest) / "chat.parquet"))
     assert len(rest.asked) == 2
-    undisturbed = list(read_rows(translate({**sources, "run_dir": str(tmp_path / "other")}, Upper()) / "chat.parquet"))
+    undisturbed = list(
+        read_rows(translate({**sources, "run_dir": str(tmp_path / "far" / "other")}, Upper()) / "chat.parquet")
+    )
     assert killed == undisturbed
 
 
@@ -163,7 +169,7 @@ def test_an_empty_translation_keeps_the_source_and_the_audit_says_so(sources):
     folder = translate(sources, Silent())
     row = next(read_rows(folder / "chat.parquet"))
     assert row["messages"][0]["content"] == "Say hello.\nTwice, please."
-    assert row["segments"][0]["translation"] == ""
+    assert row["segments"][0]["translation"] == "" and row["segments"][0]["fault"] == "empty" and not row["good"]
 
 
 def test_a_copied_segment_gets_a_second_try_behind_other_examples():
@@ -189,13 +195,73 @@ def test_a_damaged_store_is_one_sentence(tmp_path):
         SegmentStore(tmp_path / "segments.sqlite")
 
 
-def test_lone_surrogates_and_control_characters_do_not_break_the_store(tmp_path):
+def test_control_characters_do_not_break_the_store(tmp_path):
     with SegmentStore(tmp_path / "segments.sqlite") as store:
         store.add(["a\x00b", "ok"])
-        store.put(["ok"], [Completion("gut", "stop", -1.0)])
-        assert store.get("ok").text == "gut" and store.pending() == ["a\x00b"]
+        store.put(["ok"], [Translation("gut", "stop", -1.0)])
+        assert store.get(["ok"])[0].text == "gut" and store.pending() == ["a\x00b"]
         with pytest.raises(KeyError):
-            store.get("a\x00b")
+            store.get(["ok", "a\x00b"])
+
+
+def test_a_run_takes_over_what_a_run_beside_it_translated_in_the_same_way(sources, tmp_path):
+    translate(sources, Upper())
+    again, other, far = Upper(), Upper(), Upper()
+    folder = translate({**sources, "run_dir": str(tmp_path / "second")}, again, max_rows=1)
+    assert again.asked == [] and read_json(folder / "manifest.json")["counts"]["segments_reused"] == 5
+    translate({**sources, "run_dir": str(tmp_path / "third")}, other, max_new_tokens=99)  # another translator
+    translate({**sources, "run_dir": str(tmp_path / "deeper" / "run")}, far)  # a run that is not beside them
+    assert len(other.asked) == len(far.asked) == 5
+
+
+def test_a_store_that_cannot_be_read_is_passed_over(sources, tmp_path):
+    broken = tmp_path / "broken" / "01_translation"
+    broken.mkdir(parents=True)
+    (broken / "segments.sqlite").write_bytes(b"not a database" * 100)
+    engine = Upper()
+    translate(sources, engine)
+    assert len(engine.asked) == 5
+
+
+class Scripted:
+    """Answers from a function of the source line; counts what it was asked."""
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def generate(self, prompts, params, on_batch=None):
+        sources = [prompt.rpartition("\nEnglish: ")[2].removesuffix("\nGerman:") for prompt in prompts]
+        self.asked += sources
+        done = [Completion(self.answer(source), "stop", -0.5) for source in sources]
+        if on_batch:
+            on_batch(list(range(len(done))), done)
+        return done
+
+
+def attempts(text, answer):
+    engine, told = Scripted(answer), {}
+    translator = Translator(TranslationSettings(), engine)
+    (done,) = translator.translate_segments([text], lambda at, got: told.update(zip(at, got, strict=True)))
+    assert told == {0: done}  # reported once, and only when final
+    return done, engine.asked
+
+
+def test_a_lost_mask_is_tried_unmasked_then_in_parts_then_kept_as_failed():
+    text = "Run `ls` now."
+    done, asked = attempts(text, lambda source: "Starte `ls` jetzt." if "`" in source else "Starte jetzt.")
+    assert (done.text, done.attempt, done.fault) == ("Starte `ls` jetzt.", "unmasked", "")
+    assert asked == ["Run X1 now.", "Run `ls` now."]
+    done, asked = attempts(text, lambda source: "Starte jetzt." if "ls" in source or "X1" in source else source.upper())
+    assert (done.text, done.attempt, done.fault) == ("RUN `ls` NOW.", "parts", "")
+    assert asked == ["Run X1 now.", "Run `ls` now.", "Run", "now."]
+    done, asked = attempts(text, lambda source: "`neu`")
+    assert done.fault == "lost `ls`" and not done.usable and len(asked) == 4
+
+
+def test_without_protected_text_a_failure_goes_sentence_by_sentence():
+    done, asked = attempts("First one. Second one.", lambda source: "" if " Second" in source else source.upper())
+    assert (done.text, done.attempt) == ("FIRST ONE. SECOND ONE.", "parts")
+    assert asked == ["First one. Second one.", "First one.", "Second one."]
 
 
 def test_alma_is_asked_to_the_letter():

@@ -18,6 +18,7 @@ RULES = {
     "copied": "the text repeats the source's words instead of translating them",
     "length": "the text is much shorter or longer than its source",
     "truncation": "the translator ran out of room, or the text breaks off",
+    "failed_segment": "the translator lost code, a formula, an address or a placeholder, or said nothing",
     "repetition": "a phrase loops",
     "run_together": "two words are written as one",
     "same_answers": "the chosen and the rejected answer are the same after translation",
@@ -119,8 +120,11 @@ def _pair(part: str, source: str | None, text: str, settings: FilteringSettings)
 
 def _segments(row: dict) -> Iterator[Finding]:
     for segment in row.get("segments") or ():
+        fault = segment.get("fault") or ""
         if segment["finish_reason"] == "length":
             yield Finding("truncation", segment["part"], f"the translator ran out of room at {segment['text'][:60]!r}")
+        if fault not in ("", "cut off", "copied from the source"):  # copies are judged over the whole text
+            yield Finding("failed_segment", segment["part"], f"{fault}, at {segment['text'][:60]!r}")
 
 
 def _same_answers(row: dict) -> Iterator[Finding]:

@@ -7,12 +7,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "settings": ["TranslationSettings"],
         "segments": ["Document", "split"],
+        "protect": ["Masked", "mask"],
+        "translator": ["Translation", "Translator", "choose_translator", "packaged_adapter", "packaged_card"],
         "translate": [
-            "Translator",
             "check_sources",
-            "choose_translator",
-            "packaged_adapter",
-            "packaged_card",
             "run",
             "stage_inputs",
             "translate_documents",

@@ -31,7 +31,7 @@ from phoenix_utils.translation import measure, parallel, prompts
 from phoenix_utils.translation.adapt_settings import AdaptSettings, stage_inputs
 from phoenix_utils.translation.parallel import ParallelRow, Rejected
 from phoenix_utils.translation.settings import TranslationSettings
-from phoenix_utils.translation.translate import Translator
+from phoenix_utils.translation.translator import Translator
 
 IGNORED = -100
 # Rows are sorted by length inside windows of so many, so that batches are even and still random.

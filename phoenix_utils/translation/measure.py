@@ -8,7 +8,8 @@ import numpy as np
 
 from phoenix_utils import mt_metrics, pairs
 from phoenix_utils.statistics import Interval, bootstrap, bootstrap_share, difference
-from phoenix_utils.translation.translate import Translator, translate_documents
+from phoenix_utils.translation.translate import translate_documents
+from phoenix_utils.translation.translator import Translator
 
 Pairs = list[tuple[str, str]]
 

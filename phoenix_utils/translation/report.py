@@ -7,20 +7,32 @@ from collections import Counter
 from pathlib import Path
 
 from phoenix_utils.artifacts import read_json, read_rows
+from phoenix_utils.translation.protect import protected_spans
 from phoenix_utils.translation.segments import Document
 
 # Readable on light and dark pages alike, and apart for colour-blind readers.
 TRANSLATED = "background:#9ecae155;border-bottom:2px solid #3182bd"
+PROTECTED = "background:#fdae6b55;border-bottom:2px dotted #e6550d"
 KEPT = "opacity:0.75"
 
 
 def segment_view(document: Document) -> str:
-    """HTML of a Document: translated pieces marked, kept pieces plain; the text is escaped."""
-    pieces = "".join(
-        f'<span style="{TRANSLATED if translatable else KEPT}">{html.escape(text)}</span>'
-        for text, translatable in document.pieces
-    )
-    return f'<pre style="white-space:pre-wrap">{pieces}</pre>'
+    """HTML of a Document: segments marked, what is hidden inside them marked otherwise, the rest plain; escaped."""
+    shown = []
+    for piece in document.pieces:
+        if isinstance(piece, str):
+            shown.append(_span(KEPT, piece))
+            continue
+        at = 0
+        for start, end in protected_spans(piece.source):
+            shown += [_span(TRANSLATED, piece.source[at:start]), _span(PROTECTED, piece.source[start:end])]
+            at = end
+        shown.append(_span(TRANSLATED, piece.source[at:]))
+    return f'<pre style="white-space:pre-wrap">{"".join(shown)}</pre>'
+
+
+def _span(style: str, text: str) -> str:
+    return f'<span style="{style}">{html.escape(text)}</span>' if text else ""
 
 
 def segment_rows(folder: Path) -> list[dict]:
@@ -34,8 +46,11 @@ def segment_rows(folder: Path) -> list[dict]:
 
 
 def segment_table(segments: list[dict]) -> str:
-    """HTML table of segments: source, translation, why it ended, mean log-probability; escaped."""
-    head = "<tr><th>source</th><th>translation</th><th>ended by</th><th>mean log-probability</th></tr>"
+    """HTML table of segments: source, translation, why it ended, mean log-probability, attempt, fault; escaped."""
+    head = (
+        "<tr><th>source</th><th>translation</th><th>ended by</th><th>mean log-probability</th>"
+        "<th>attempt</th><th>fault</th></tr>"
+    )
     body = "".join(
         "<tr>"
         + "".join(
@@ -45,6 +60,8 @@ def segment_table(segments: list[dict]) -> str:
                 segment["translation"],
                 segment["finish_reason"],
                 f"{segment['mean_logprob']:.2f}",
+                segment["attempt"],
+                segment["fault"],
             )
         )
         + "</tr>"
@@ -54,19 +71,27 @@ def segment_table(segments: list[dict]) -> str:
 
 
 def translation_summary(folder: Path) -> dict[str, float | int]:
-    """Totals of a finished run: rows, distinct segments, source characters, characters a second, cut-off share.
+    """Totals of a finished run: rows, good ones, distinct segments, source characters, speed, attempts, faults.
 
-    `characters_per_second` leaves out what an earlier, interrupted attempt had translated.
+    `characters_per_second` leaves out what an earlier, interrupted attempt or a run beside it had translated.
     """
     manifest = read_json(folder / "manifest.json")
     counts = manifest["counts"]
-    endings = Counter(segment["finish_reason"] for segment in segment_rows(folder))
+    segments = segment_rows(folder)
+    attempts = Counter(segment["attempt"] for segment in segments if not segment["fault"])
     return {
         "conversations": counts["chat_rows"],
         "preference pairs": counts["preference_rows"],
+        "rows without a failed segment": counts["rows_good"],
         "distinct segments": counts["segments"],
         "source characters": counts["characters"],
         "seconds": manifest["seconds"],
         "characters per second": round(manifest["notes"].get("characters_per_second", 0.0), 1),
-        "segments cut off at the token limit": endings["length"],
+        "segments right at the second attempt or later": len(segments) - attempts["masked"] - _failed(segments),
+        "segments failed": _failed(segments),
+        "of them cut off at the token limit": sum(segment["finish_reason"] == "length" for segment in segments),
     }
+
+
+def _failed(segments: list[dict]) -> int:
+    return sum(bool(segment["fault"]) for segment in segments)

@@ -1,26 +1,40 @@
 """The segments of one run, on disk: what is to translate, what is done, with the audit of each.
 
 SQLite keeps the index on disk, so memory stays flat as the data grows, and commits make a kill harmless: what a
-batch has written is there, what it had not is asked for again.
+batch has written is there, what it had not is asked for again. What a run beside this one has translated in the same
+way is taken over (`reuse`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
-from phoenix_utils.engines import Completion
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.translation.translator import Translation
 
+# `translator` is a fingerprint of everything that decides a translation; stores of the same one can share.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS segments (
     key BLOB PRIMARY KEY, text TEXT NOT NULL, length INTEGER NOT NULL,
-    translation TEXT, finish_reason TEXT, mean_logprob REAL
+    translation TEXT, finish_reason TEXT, mean_logprob REAL, attempt TEXT, fault TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pending ON segments (length DESC, key) WHERE translation IS NULL;
+CREATE TABLE IF NOT EXISTS about (translator TEXT PRIMARY KEY);
 """
+_COLUMNS = "translation, finish_reason, mean_logprob, attempt, fault"
+_TAKE_OVER = f"""
+UPDATE segments SET ({_COLUMNS}) = (SELECT {_COLUMNS} FROM other.segments AS theirs WHERE theirs.key = segments.key)
+WHERE translation IS NULL AND EXISTS (
+    SELECT 1 FROM other.segments AS theirs WHERE theirs.key = segments.key AND theirs.translation IS NOT NULL
+)
+"""
+# SQLite takes at most 32,766 values in one statement; a row's segments are far fewer, a long document's may not be.
+_AT_ONCE = 10_000
 
 
 def segment_key(text: str) -> bytes:
@@ -31,13 +45,15 @@ def segment_key(text: str) -> bytes:
 class SegmentStore:
     """All distinct segments of a run; `path` is made where it does not exist. Use it as a context manager."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, translator: str = ""):
+        self.path, self.translator = path, translator
         try:
             self.connection = sqlite3.connect(path)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = NORMAL")
             self.connection.executescript(SCHEMA)
+            self.connection.execute("INSERT OR IGNORE INTO about VALUES (?)", (translator,))
+            self.connection.commit()
         except sqlite3.DatabaseError as error:
             raise PhoenixError(
                 f"{path} cannot be used ({error}): if it is damaged, move it away and run again"
@@ -52,12 +68,33 @@ class SegmentStore:
         self.connection.close()
 
     def add(self, texts: Iterable[str]) -> None:
-        """Ask for translations of `texts`; those known already are left alone."""
+        """Ask for translations of `texts`; those known already are left alone. One commit: give many at once."""
         with self.connection:
             self.connection.executemany(
                 "INSERT OR IGNORE INTO segments (key, text, length) VALUES (?, ?, ?)",
                 ((segment_key(text), text, len(text)) for text in texts),
             )
+
+    def reuse(self, others: Iterable[Path]) -> int:
+        """Take over what the stores in `others` have translated with the same translator; returns how many segments.
+
+        A store that cannot be read, or was made by another version of this program, is passed over.
+        """
+        before = self.totals()["done"]
+        for path in others:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                self._take_over(path)
+        return self.totals()["done"] - before
+
+    def _take_over(self, path: Path) -> None:
+        self.connection.execute("ATTACH DATABASE ? AS other", (str(path),))
+        try:
+            about = self.connection.execute("SELECT 1 FROM other.about WHERE translator = ?", (self.translator,))
+            if about.fetchone():
+                with self.connection:
+                    self.connection.execute(_TAKE_OVER)
+        finally:
+            self.connection.execute("DETACH DATABASE other")
 
     def pending(self, limit: int = 4096) -> list[str]:
         """Segments without a translation, longest first, at most `limit`."""
@@ -66,26 +103,27 @@ class SegmentStore:
         )
         return [text for (text,) in rows]
 
-    def put(self, texts: Iterable[str], completions: Iterable[Completion]) -> None:
+    def put(self, texts: Iterable[str], translations: Iterable[Translation]) -> None:
         """Keep the translations of `texts`; committed when this returns."""
         with self.connection:
             self.connection.executemany(
-                "UPDATE segments SET translation = ?, finish_reason = ?, mean_logprob = ? WHERE key = ?",
-                (
-                    (done.text, done.finish_reason, done.mean_logprob, segment_key(text))
-                    for text, done in zip(texts, completions, strict=True)
-                ),
+                f"UPDATE segments SET ({_COLUMNS}) = (?, ?, ?, ?, ?) WHERE key = ?",
+                ((*astuple(done), segment_key(text)) for text, done in zip(texts, translations, strict=True)),
             )
 
-    def get(self, text: str) -> Completion:
-        """The translation of `text`; raises KeyError where there is none yet."""
-        row = self.connection.execute(
-            "SELECT translation, finish_reason, mean_logprob FROM segments WHERE key = ?",
-            (segment_key(text),),
-        ).fetchone()
-        if row is None or row[0] is None:
-            raise KeyError(text)
-        return Completion(*row)
+    def get(self, texts: Sequence[str]) -> list[Translation]:
+        """The translations of `texts` in order; raises KeyError with the first that has none yet."""
+        keys = [segment_key(text) for text in texts]
+        found: dict[bytes, Translation] = {}
+        for start in range(0, len(keys), _AT_ONCE):
+            wanted = keys[start : start + _AT_ONCE]
+            marks = ", ".join("?" * len(wanted))
+            rows = self.connection.execute(f"SELECT key, {_COLUMNS} FROM segments WHERE key IN ({marks})", wanted)
+            found.update((key, Translation(*columns)) for key, *columns in rows if columns[0] is not None)
+        for text, key in zip(texts, keys, strict=True):
+            if key not in found:
+                raise KeyError(text)
+        return [found[key] for key in keys]
 
     def totals(self) -> dict[str, int]:
         """Counts and source characters: segments, done, characters, characters_done."""

@@ -1,0 +1,245 @@
+"""A model with the prompt and the adapter under which it translates, and the attempts that a segment gets.
+
+A segment is tried with its protected text behind masks; where the translation lost a mask, with the protected text in
+place; where that failed too, piece by piece between what is protected, which nothing can break. What still fails
+keeps its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from phoenix_utils import pairs
+from phoenix_utils.engines import Completion, Engine, GenerationParams, open_engine
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.translation import prompts, protect
+from phoenix_utils.translation.protect import Masked, mask
+from phoenix_utils.translation.settings import TranslationSettings
+
+_PACKAGED = Path(__file__).resolve().parent.parent / "data" / "adapters"
+# A translation of more tokens than this for each token of the request (its fixed words included) is a loop; cutting
+# it there saves the rest of the batch from waiting, and its finish reason says what happened.
+LONGEST_TRANSLATION = 1.5
+
+
+EMPTY, CUT_OFF, COPIED = "empty", "cut off", "copied from the source"
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What became of a segment.
+
+    `text` has its protected spans in place; `finish_reason` and `mean_logprob` (nats per token) are those of the
+    completion behind it. `attempt` is "masked", "examples", "unmasked" or "parts"; `fault` says in words why even the
+    last attempt failed, "" where it did not. A failed text is kept for the audit, and `usable` says whether it may
+    stand in a row all the same: one that was cut off may, one that broke code or says nothing may not.
+    """
+
+    text: str
+    finish_reason: str
+    mean_logprob: float
+    attempt: str = "masked"
+    fault: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the text can stand in a row."""
+        return bool(self.text) and self.fault in ("", CUT_OFF, COPIED)
+
+
+OnBatch = Callable[[list[int], list[Translation]], None]
+Keep = Callable[[Sequence[int], Sequence[Translation]], None]
+
+
+class Translator:
+    """A translation engine with its prompt, shared by the stage and `translate_texts`.
+
+    The model is loaded when the first segment needs it, so a run that is finished already loads none. `engine`
+    replaces the one that the settings name.
+    """
+
+    def __init__(self, settings: TranslationSettings, engine: Engine | None = None):
+        self.settings, self._engine = settings, engine
+        self.choice = choose_translator(settings)
+        # An unknown language is a mistake that should not wait for the model to load.
+        prompts.language_name(settings.source_language), prompts.language_name(settings.language)
+        # ALMA answers in one line; a base model goes on with a next example, which begins with a new line.
+        stop = () if self.choice.prompt == "chat" else ("\n",)
+        self.params = GenerationParams(
+            max_new_tokens=settings.max_new_tokens,
+            max_new_ratio=LONGEST_TRANSLATION,
+            stop=stop,
+            seed=settings.seed,
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, loaded on first use."""
+        if self._engine is None:
+            settings = self.settings
+            self._engine = open_engine(
+                settings.engine,
+                settings.model,
+                languages=(settings.source_language, settings.language),
+                quantize=settings.load_in_4bit,
+                batch_tokens=settings.batch_tokens,
+                num_gpus=settings.num_gpus,
+                adapter=self.choice.adapter,
+            )
+        return self._engine
+
+    def prompt(self, text: str, examples: dict[str, list[tuple[str, str]]] = prompts.EXAMPLES) -> str:
+        """The prompt for one segment; a line break inside it would end the prompt's line, so it becomes a space."""
+        pair = self.settings.source_language, self.settings.language
+        if self.choice.prompt == "few_shot":
+            return prompts.few_shot(prompts.flat(text), *pair, examples)
+        request = prompts.STYLES[self.choice.prompt](prompts.flat(text), *pair)
+        return self.engine.chat_prompt(request) if self.choice.prompt == "chat" else request
+
+    def translate_segments(self, texts: Sequence[str | Masked], on_batch: OnBatch | None = None) -> list[Translation]:
+        """Translate segments, each until an attempt succeeds or none is left; one Translation each, in order.
+
+        `on_batch(indices, translations)` hears of final translations only, as soon as their batch is done: an
+        interruption cannot leave a first try behind as if it were the last.
+        """
+        segments = [mask(text) if isinstance(text, str) else text for text in texts]
+        results: dict[int, Translation] = {}
+
+        def keep(indices: Sequence[int], found: Sequence[Translation], last: bool = False) -> None:
+            results.update(zip(indices, found, strict=True))
+            final = [index for index in indices if last or not results[index].fault]
+            if on_batch and final:
+                on_batch(final, [results[index] for index in final])
+
+        self._attempt_masked(segments, list(range(len(segments))), keep)
+        for attempt in (self._attempt_examples, self._attempt_unmasked, self._attempt_parts):
+            if failed := [index for index in range(len(segments)) if results[index].fault]:
+                attempt(segments, failed, keep)
+        failed = [index for index in range(len(segments)) if results[index].fault]
+        keep(failed, [results[index] for index in failed], last=True)
+        return [results[index] for index in range(len(segments))]
+
+    def _attempt_masked(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
+        def judge(batch: list[int], completions: list[Completion]) -> None:
+            places = [indices[at] for at in batch]
+            keep(places, [self._judged(segments[i], done) for i, done in zip(places, completions, strict=True)])
+
+        self.engine.generate([self.prompt(segments[index].text) for index in indices], self.params, judge)
+
+    def _attempt_examples(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
+        """What a base model copies or never ends after one set of examples, it often translates after another."""
+        if self.choice.prompt != "few_shot":
+            return
+        asked = [self.prompt(segments[index].text, prompts.SECOND_EXAMPLES) for index in indices]
+        done = self.engine.generate(asked, self.params)
+        judged = [self._judged(segments[i], c, "examples") for i, c in zip(indices, done, strict=True)]
+        good = [at for at, translation in enumerate(judged) if not translation.fault]
+        keep([indices[at] for at in good], [judged[at] for at in good])
+
+    def _attempt_unmasked(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
+        indices = [index for index in indices if segments[index].spans]
+        if not indices:
+            return
+        done = self.engine.generate([self.prompt(segments[index].source) for index in indices], self.params)
+        for index, completion in zip(indices, done, strict=True):
+            source, text = segments[index].source, completion.text.strip()
+            fault = self._plain_fault(source, completion) or protect.verify(source, text)
+            if not fault:
+                keep([index], [Translation(text, completion.finish_reason, completion.mean_logprob, "unmasked")])
+
+    def _attempt_parts(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
+        """Between the protected spans, or sentence by sentence where there are none."""
+        cut = {index: self._cut(segments[index].source) for index in indices}
+        cut = {index: pieces for index, pieces in cut.items() if len(pieces) > 1}
+        if not cut:
+            return
+        asked = [piece.strip() for pieces in cut.values() for piece, prose in pieces if prose]
+        done = iter(self.engine.generate([self.prompt(piece) for piece in asked], self.params))
+        for index, pieces in cut.items():
+            finished = [(piece, next(done) if prose else None) for piece, prose in pieces]
+            made = [completion for _, completion in finished if completion]
+            faults = (self._plain_fault(p.strip(), c) or protect.verify("", c.text) for p, c in finished if c)
+            if not made or any(faults):
+                continue
+            text = "".join(_in_place(piece, c.text.strip()) if c else piece for piece, c in finished)
+            mean = sum(completion.mean_logprob for completion in made) / len(made)
+            keep([index], [Translation(text, "stop", mean, "parts")])
+
+    def _cut(self, text: str) -> list[tuple[str, bool]]:
+        """(piece, has something to translate) of a segment that failed as a whole."""
+        pieces = [(piece, prose and pairs.letters(piece) > 0) for piece, prose in protect.parts(text)]
+        if len(pieces) > 1:
+            return pieces
+        from sentencex import segment
+
+        sentences = list(segment(self.settings.source_language, text))
+        return [(sentence, pairs.letters(sentence) > 0) for sentence in sentences] if "".join(sentences) == text else []
+
+    def _judged(self, segment: Masked, completion: Completion, attempt: str = "masked") -> Translation:
+        hypothesis = completion.text.strip()
+        text, fault = protect.restore(segment, hypothesis)
+        fault = self._plain_fault(segment.text, completion) or fault
+        return Translation(text or hypothesis, completion.finish_reason, completion.mean_logprob, attempt, fault)
+
+    def _plain_fault(self, source: str, completion: Completion) -> str:
+        """Whether a translation is plainly none: empty, cut off, or (from a base model) its source again."""
+        if not completion.text.strip():
+            return EMPTY
+        if completion.finish_reason == "length":
+            return CUT_OFF
+        return COPIED if self.choice.prompt == "few_shot" and pairs.copied(source, completion.text) else ""
+
+
+@dataclass(frozen=True)
+class TranslatorChoice:
+    """With which adapter and under which prompt a model translates, and why, for the manifest."""
+
+    adapter: Path | None
+    prompt: str
+    reason: str
+
+
+def packaged_adapter(model: str, source: str, target: str) -> Path | None:
+    """Folder of the adapter that comes with the package for an embedded model and a direction, if there is one."""
+    folder = _PACKAGED / f"{model.removeprefix('embedded:')}.{source}-{target}"
+    return folder if model.startswith("embedded:") and folder.is_dir() else None
+
+
+def packaged_card(source: str, target: str, model: str = "embedded:gemma-3-270m") -> str:
+    """The card of that adapter: what it was made of, by which command, and its scores."""
+    folder = packaged_adapter(model, source, target)
+    return (folder / "README.md").read_text(encoding="utf-8") if folder else f"no adapter for {source}-{target}"
+
+
+def choose_translator(settings: TranslationSettings) -> TranslatorChoice:
+    """What `adapter` and `prompt` mean for this model and these languages.
+
+    The packaged adapter serves the embedded model from English to German, zero-shot. Anything else that says
+    "auto" is taken for a base model, which needs examples. Raises PhoenixError where the named adapter is missing.
+    """
+    pair = f"{settings.source_language}-{settings.language}"
+    adapter, reason = None, "prompt set by hand"
+    if settings.adapter == "auto":
+        if settings.prompt in ("auto", "alma"):
+            adapter = packaged_adapter(settings.model, settings.source_language, settings.language)
+    elif settings.adapter != "none":
+        adapter = Path(settings.adapter).expanduser()
+        if not (adapter / "adapter_config.json").is_file():
+            raise PhoenixError(
+                f"translation.adapter is {settings.adapter!r}, where there is no adapter (no adapter_config.json): "
+                "name the folder that `phoenix adapt` wrote, or auto, or none"
+            )
+    if settings.prompt != "auto":
+        return TranslatorChoice(adapter, settings.prompt, reason)
+    if adapter:
+        return TranslatorChoice(adapter, "alma", f"the adapter {adapter.name} was trained for {pair}, zero-shot")
+    return TranslatorChoice(None, "few_shot", f"no adapter of {settings.model} for {pair}: a base model with examples")
+
+
+def _in_place(source: str, translation: str) -> str:
+    """A piece's translation between the white space that its source had around it."""
+    core = source.strip()
+    at = source.index(core)
+    return source[:at] + translation + source[at + len(core) :]
