@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 class GenerationParams:
     """How to continue a prompt. Greedy unless `temperature` is above 0; `stop` texts end a completion.
 
-    `max_new_ratio` limits a completion to so many tokens for each token of its prompt as well; a beginning that
-    all prompts share is not counted.
+    `num_beams` above 1 searches for the likeliest whole completion instead, where the engine can. `max_new_ratio`
+    limits a completion to so many tokens for each token of its prompt as well; a beginning that all prompts share is
+    not counted.
     """
 
     max_new_tokens: int = 256
@@ -25,6 +26,7 @@ class GenerationParams:
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    num_beams: int = 1
 
 
 @dataclass(frozen=True)

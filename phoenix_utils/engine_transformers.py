@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from phoenix_utils import decoding
@@ -47,10 +48,13 @@ class TransformersEngine(ChatPrompts):
         generator = torch.Generator().manual_seed(params.seed)
         self.model.eval()
         with torch.inference_mode():
-            cache = self._prefix_cache(prefix) if prefix else None
-            for batch in self._batches(sizes):
+            cache = self._prefix_cache(prefix) if prefix and params.num_beams == 1 else None
+            for batch in self._batches([size * params.num_beams for size in sizes]):
                 rows = [ids[index] for index in batch]
-                finished = self._generate_batch(rows, prefix, cache, params, generator)
+                if params.num_beams > 1:
+                    finished = self._beam_batch(rows, len(prefix), params)
+                else:
+                    finished = self._generate_batch(rows, prefix, cache, params, generator)
                 for index, completion in zip(batch, finished, strict=True):
                     results[index] = completion
                 if on_batch:
@@ -181,6 +185,45 @@ class TransformersEngine(ChatPrompts):
                 past.batch_select_indices(select)
                 active = [active[place] for place in keep]
         return [sequence.completion(self.tokenizer, params.stop) for sequence in state]
+
+    def _beam_batch(self, rows: list[list[int]], shared: int, params: GenerationParams) -> list[Completion]:
+        """Beam search by transformers itself; a token that begins with a stop text ends a beam."""
+        import torch
+
+        sequences = [decoding.Sequence(row) for row in rows]
+        width = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
+        ends = sorted(self.stop_ids | self._stop_tokens(params.stop))
+        found = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            num_beams=params.num_beams,
+            do_sample=False,
+            repetition_penalty=params.repetition_penalty,
+            max_new_tokens=max(sequence.limit(params, shared) for sequence in sequences),
+            eos_token_id=ends,
+            pad_token_id=pad,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        for sequence, tokens, score in zip(
+            sequences, found.sequences[:, width:].tolist(), found.sequences_scores.tolist(), strict=True
+        ):
+            end = next((at for at, token in enumerate(tokens) if token in ends), None)
+            sequence.tokens = tokens[:end]
+            sequence.finish_reason = "length" if end is None else "stop"
+            sequence.logprobs = [score]  # a beam's score is its mean log-probability already
+        return [sequence.completion(self.tokenizer, params.stop) for sequence in sequences]
+
+    @functools.cache  # noqa: B019 - an engine lives as long as its process
+    def _stop_tokens(self, stops: tuple[str, ...]) -> set[int]:
+        """Tokens of the vocabulary that begin with one of the stop texts."""
+        if not stops:
+            return set()
+        texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+        return {token for token, text in enumerate(texts) if text.startswith(stops)}
 
     def _advance(self, sequence: decoding.Sequence, token: int, logprob: float, stops: tuple[str, ...]) -> None:
         sequence.logprobs.append(logprob)

@@ -85,6 +85,29 @@ def test_repetition_penalty_is_that_of_generate(model, tokenizer):
     assert [c.text for c in done] == [expected(model, tokenizer, p, repetition_penalty=1.3) for p in PROMPTS]
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_beam_search_is_that_of_generate_whatever_the_batching(model, tokenizer, rows):
+    engine = TransformersEngine(model, tokenizer, max_rows=rows)
+    done = engine.generate(PROMPTS, GenerationParams(max_new_tokens=12, num_beams=3))
+    wanted = [model.generate(**tokenizer(p, return_tensors="pt"), max_new_tokens=12, num_beams=3, pad_token_id=0,
+                             do_sample=False, return_dict_in_generate=True, output_scores=True)
+              for p in PROMPTS]  # fmt: skip
+    texts = [
+        tokenizer.decode(out.sequences[0, len(tokenizer(prompt)["input_ids"]) :], skip_special_tokens=True)
+        for prompt, out in zip(PROMPTS, wanted, strict=True)
+    ]
+    assert [c.text for c in done] == texts
+    assert [c.mean_logprob for c in done] == pytest.approx([out.sequences_scores.item() for out in wanted], rel=1e-4)
+
+
+def test_a_beam_ends_at_a_stop_text(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer)
+    (whole,) = engine.generate(["Hello"], GenerationParams(max_new_tokens=12, num_beams=2))
+    stop = next(c for c in whole.text if c.isprintable() and c.strip())
+    (cut,) = engine.generate(["Hello"], GenerationParams(max_new_tokens=12, num_beams=2, stop=(stop,)))
+    assert stop not in cut.text and cut.finish_reason in ("stop", "length")
+
+
 def test_the_repetition_penalty_spares_the_stop_token(model, tokenizer):
     logits = torch.tensor([[0.0, 5.0, 4.9, -1.0]])
     sequence = decoding.Sequence(prompt=[1, 2])

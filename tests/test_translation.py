@@ -20,6 +20,7 @@ from phoenix_utils.translation import (
     TranslationSettings,
     Translator,
     choose_translator,
+    examples,
     packaged_adapter,
     packaged_card,
     prompts,
@@ -270,15 +271,40 @@ def test_alma_is_asked_to_the_letter():
     )
     shots = prompts.few_shot("Good night.", "en", "de")
     assert shots.endswith(prompts.alma("Good night.", "en", "de")) and shots.count("English: ") == 5
-    assert prompts.few_shot("Good night.", "en", "sw") == prompts.alma("Good night.", "en", "sw")
+    assert prompts.few_shot("Good night.", "en", "yo") == prompts.alma("Good night.", "en", "yo")
     with pytest.raises(PhoenixError, match="'xx' is not a language code"):
         prompts.language_name("xx")
 
 
 def test_few_shot_examples_are_in_no_measurement():
     measured = {row["source_text"] for row in corpora.sentence_pairs("en", "de")}
-    shown = {english for examples in (prompts.EXAMPLES, prompts.SECOND_EXAMPLES) for english, _ in examples["de"]}
+    shown = {english for sets in (examples.EXAMPLES, examples.SECOND_EXAMPLES) for english, _ in sets["de"]}
     assert not measured & shown
+
+
+@pytest.mark.parametrize("language", sorted(examples.EXAMPLES))
+def test_examples_are_in_the_language_they_are_said_to_be_in(language):
+    texts = [text for _, text in examples.EXAMPLES[language]]
+    assert len(set(texts)) == len(texts) >= 3
+    assert pairs.detect_language(" ".join(texts), language, "en") == language
+
+
+@pytest.mark.parametrize(
+    ("model", "style"),
+    [("haoranxu/ALMA-13B", "alma"), ("haoranxu/ALMA-7B-R", "alma"), ("haoranxu/X-ALMA-13B-Group1", "x_alma"),
+     ("Unbabel/TowerInstruct-7B-v0.2", "tower"), ("utter-project/EuroLLM-1.7B-Instruct", "eurollm"),
+     ("utter-project/EuroLLM-1.7B", "few_shot"), ("google/gemma-3-4b-it", "chat"), ("/models/alma-7b", "alma"),
+     ("LeoLM/leo-mistral-hessianai-7b", "few_shot"), ("LeoLM/leo-mistral-hessianai-7b-chat", "chat")],
+)  # fmt: skip
+def test_a_models_name_says_how_it_wants_to_be_asked(model, style):
+    assert choose_translator(TranslationSettings(model=model)).prompt == style
+
+
+def test_each_family_is_asked_as_its_card_says():
+    ask = {name: build("Good night.", "en", "nl") for name, build in prompts.STYLES.items()}
+    assert ask["tower"] == "Translate the following text from English into Dutch.\nEnglish: Good night.\nDutch:"
+    assert ask["eurollm"] == "Translate the following English source text to Dutch:\nEnglish: Good night.\nDutch:"
+    assert ask["x_alma"] == ask["alma"] and "Good night." in ask["chat"]
 
 
 EMBEDDED = "embedded:gemma-3-270m"

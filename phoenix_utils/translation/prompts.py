@@ -2,57 +2,18 @@
 
 ALMA (Xu et al. 2023, arXiv 2309.11674) fine-tunes on `Translate this from English to German:` followed by the
 labelled source and an open target label, without any chat template. A base model that was never tuned for
-translation needs a few examples before it; they are written for this project and used in no measurement.
+translation needs a few examples before it (`examples.py`).
 """
 
 from __future__ import annotations
 
 import functools
+import re
 
 import langcodes
 
 from phoenix_utils.errors import PhoenixError
-
-# English source, then the same in each language: a question, an instruction, an answer, numbers and units.
-EXAMPLES: dict[str, list[tuple[str, str]]] = {
-    "de": [
-        ("How long should I let the paint dry?", "Wie lange soll ich die Farbe trocknen lassen?"),
-        (
-            "Write a short note to my neighbour about the parcel.",
-            "Schreib eine kurze Nachricht an meinen Nachbarn wegen des Pakets.",
-        ),
-        (
-            "Yes, but only if both values are positive; otherwise the result is undefined.",
-            "Ja, aber nur, wenn beide Werte positiv sind; sonst ist das Ergebnis nicht definiert.",
-        ),
-        (
-            "The ferry leaves Rostock at 6:45 and needs about two hours.",
-            "Die Fähre verlässt Rostock um 6:45 Uhr und braucht etwa zwei Stunden.",
-        ),
-    ],
-}
-# Other examples for a second try: what a small model copies after one set, it often translates after another.
-SECOND_EXAMPLES: dict[str, list[tuple[str, str]]] = {
-    "de": [
-        ("How much flour do I need for two?", "Wie viel Mehl brauche ich für zwei Personen?"),
-        (
-            "Then the two brothers looked at each other and laughed, because neither of them had locked the door.",
-            "Da sahen sich die beiden Brüder an und lachten, denn keiner von ihnen hatte die Tür abgeschlossen.",
-        ),
-        (
-            "**Price:** most shops charge more at the weekend, so go on a weekday.",
-            "**Preis:** Die meisten Läden verlangen am Wochenende mehr, also geh an einem Werktag.",
-        ),
-        (
-            "write a friendly note to the neighbours about the noise",
-            "schreib den Nachbarn eine freundliche Nachricht wegen des Lärms",
-        ),
-        (
-            "No, that is wrong. A kilogram of feathers weighs exactly as much as a kilogram of stones.",
-            "Nein, das ist falsch. Ein Kilogramm Federn wiegt genauso viel wie ein Kilogramm Steine.",
-        ),
-    ],
-}
+from phoenix_utils.translation.examples import EXAMPLES
 
 
 @functools.cache
@@ -86,10 +47,43 @@ def few_shot(text: str, source: str, target: str, examples: dict[str, list[tuple
     return "".join(shots) + alma(text, source, target)
 
 
+def tower(text: str, source: str, target: str) -> str:
+    """What TowerInstruct was tuned on (model card of Unbabel/TowerInstruct-7B-v0.2), without its chat template."""
+    names = language_name(source), language_name(target)
+    return f"Translate the following text from {names[0]} into {names[1]}.\n{names[0]}: {text}\n{names[1]}:"
+
+
+def eurollm(text: str, source: str, target: str) -> str:
+    """What EuroLLM-Instruct was tuned on (model card of utter-project/EuroLLM-1.7B-Instruct), without its template."""
+    names = language_name(source), language_name(target)
+    return f"Translate the following {names[0]} source text to {names[1]}:\n{names[0]}: {text}\n{names[1]}:"
+
+
 def chat(text: str, source: str, target: str) -> str:
-    """The request put to an instruction-tuned model, without its chat template."""
+    """The request put to any instruction-tuned model, without its chat template."""
     names = language_name(source), language_name(target)
     return f"Translate the following text from {names[0]} to {names[1]}. Answer with the translation only.\n\n{text}"
 
 
-STYLES = {"few_shot": few_shot, "alma": alma, "chat": chat}
+# X-ALMA is asked ALMA's sentence, but as a user's turn in its chat template; ALMA and ALMA-R know no template.
+STYLES = {
+    "few_shot": few_shot, "alma": alma, "x_alma": alma, "tower": tower, "eurollm": eurollm, "chat": chat,
+}  # fmt: skip
+IN_CHAT_TEMPLATE = frozenset({"x_alma", "tower", "eurollm", "chat"})
+# The prompt that a family of translators was trained with, by what its hub ids contain; the first that fits counts.
+FAMILIES = (
+    (r"x-alma", "x_alma"),
+    (r"(^|[/_-])alma-", "alma"),
+    (r"towerinstruct", "tower"),
+    (r"eurollm.*instruct", "eurollm"),
+    (r"instruct|chat|-it$", "chat"),
+)
+
+
+def style_of(model: str) -> tuple[str, str] | None:
+    """(prompt, reason) for a model whose name says how it was tuned; None for one that must be a base model."""
+    name = model.rstrip("/").rpartition("/")[2]  # of a hub id or a folder
+    for pattern, style in FAMILIES:
+        if found := re.search(pattern, name, re.IGNORECASE):
+            return style, f"{found[0].strip('/_-')!r} in the model's name: it was tuned on the {style} prompt"
+    return None

@@ -27,9 +27,9 @@ class TranslationSettings(StageSettings):
         min_length=1,
         description="folder of a translator's adapter, none, or auto for the packaged one where it fits",
     )
-    prompt: Literal["auto", "few_shot", "alma", "chat"] = Field(
+    prompt: Literal["auto", "few_shot", "alma", "x_alma", "tower", "eurollm", "chat"] = Field(
         "auto",
-        description="few_shot for a base model, alma for ALMA models and adapters, chat for an instruction-tuned one",
+        description="few_shot for a base model, alma for ALMA and adapters, x_alma, tower, eurollm, or chat for others",
     )
     max_segment_chars: int = Field(
         200,

@@ -15,6 +15,7 @@ from phoenix_utils import pairs
 from phoenix_utils.engines import Completion, Engine, GenerationParams, open_engine
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation import prompts, protect
+from phoenix_utils.translation.examples import EXAMPLES, SECOND_EXAMPLES
 from phoenix_utils.translation.protect import Masked, mask
 from phoenix_utils.translation.settings import TranslationSettings
 
@@ -66,7 +67,7 @@ class Translator:
         # An unknown language is a mistake that should not wait for the model to load.
         prompts.language_name(settings.source_language), prompts.language_name(settings.language)
         # ALMA answers in one line; a base model goes on with a next example, which begins with a new line.
-        stop = () if self.choice.prompt == "chat" else ("\n",)
+        stop = () if self.choice.prompt in prompts.IN_CHAT_TEMPLATE else ("\n",)
         self.params = GenerationParams(
             max_new_tokens=settings.max_new_tokens,
             max_new_ratio=LONGEST_TRANSLATION,
@@ -90,13 +91,13 @@ class Translator:
             )
         return self._engine
 
-    def prompt(self, text: str, examples: dict[str, list[tuple[str, str]]] = prompts.EXAMPLES) -> str:
+    def prompt(self, text: str, examples: dict[str, list[tuple[str, str]]] = EXAMPLES) -> str:
         """The prompt for one segment; a line break inside it would end the prompt's line, so it becomes a space."""
         pair = self.settings.source_language, self.settings.language
         if self.choice.prompt == "few_shot":
             return prompts.few_shot(prompts.flat(text), *pair, examples)
         request = prompts.STYLES[self.choice.prompt](prompts.flat(text), *pair)
-        return self.engine.chat_prompt(request) if self.choice.prompt == "chat" else request
+        return self.engine.chat_prompt(request) if self.choice.prompt in prompts.IN_CHAT_TEMPLATE else request
 
     def translate_segments(self, texts: Sequence[str | Masked], on_batch: OnBatch | None = None) -> list[Translation]:
         """Translate segments, each until an attempt succeeds or none is left; one Translation each, in order.
@@ -132,7 +133,7 @@ class Translator:
         """What a base model copies or never ends after one set of examples, it often translates after another."""
         if self.choice.prompt != "few_shot":
             return
-        asked = [self.prompt(segments[index].text, prompts.SECOND_EXAMPLES) for index in indices]
+        asked = [self.prompt(segments[index].text, SECOND_EXAMPLES) for index in indices]
         done = self.engine.generate(asked, self.params)
         judged = [self._judged(segments[i], c, "examples") for i, c in zip(indices, done, strict=True)]
         good = [at for at, translation in enumerate(judged) if not translation.fault]
@@ -216,8 +217,9 @@ def packaged_card(source: str, target: str, model: str = "embedded:gemma-3-270m"
 def choose_translator(settings: TranslationSettings) -> TranslatorChoice:
     """What `adapter` and `prompt` mean for this model and these languages.
 
-    The packaged adapter serves the embedded model from English to German, zero-shot. Anything else that says
-    "auto" is taken for a base model, which needs examples. Raises PhoenixError where the named adapter is missing.
+    The packaged adapter serves the embedded model from English to German, zero-shot. Without an adapter, "auto" goes
+    by the model's name, and takes one that says nothing for a base model, which needs examples. Raises PhoenixError
+    where the named adapter is missing.
     """
     pair = f"{settings.source_language}-{settings.language}"
     adapter, reason = None, "prompt set by hand"
@@ -235,6 +237,8 @@ def choose_translator(settings: TranslationSettings) -> TranslatorChoice:
         return TranslatorChoice(adapter, settings.prompt, reason)
     if adapter:
         return TranslatorChoice(adapter, "alma", f"the adapter {adapter.name} was trained for {pair}, zero-shot")
+    if tuned := prompts.style_of(settings.model):
+        return TranslatorChoice(None, *tuned)
     return TranslatorChoice(None, "few_shot", f"no adapter of {settings.model} for {pair}: a base model with examples")
 
 
