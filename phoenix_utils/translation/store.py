@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
 from phoenix_utils.errors import PhoenixError
@@ -108,7 +107,10 @@ class SegmentStore:
         with self.connection:
             self.connection.executemany(
                 f"UPDATE segments SET ({_COLUMNS}) = (?, ?, ?, ?, ?) WHERE key = ?",
-                ((*astuple(done), segment_key(text)) for text, done in zip(texts, translations, strict=True)),
+                (
+                    (done.text, done.finish_reason, done.mean_logprob, done.attempt, done.fault, segment_key(text))
+                    for text, done in zip(texts, translations, strict=True)
+                ),
             )
 
     def get(self, texts: Sequence[str]) -> list[Translation]:

@@ -125,7 +125,7 @@ class Translator:
     def _attempt_masked(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
         def judge(batch: list[int], completions: list[Completion]) -> None:
             places = [indices[at] for at in batch]
-            keep(places, [self._judged(segments[i], done) for i, done in zip(places, completions, strict=True)])
+            keep(places, [self.judged(segments[i], done) for i, done in zip(places, completions, strict=True)])
 
         self.engine.generate([self.prompt(segments[index].text) for index in indices], self.params, judge)
 
@@ -135,7 +135,7 @@ class Translator:
             return
         asked = [self.prompt(segments[index].text, SECOND_EXAMPLES) for index in indices]
         done = self.engine.generate(asked, self.params)
-        judged = [self._judged(segments[i], c, "examples") for i, c in zip(indices, done, strict=True)]
+        judged = [self.judged(segments[i], c, "examples") for i, c in zip(indices, done, strict=True)]
         good = [at for at, translation in enumerate(judged) if not translation.fault]
         keep([indices[at] for at in good], [judged[at] for at in good])
 
@@ -178,7 +178,8 @@ class Translator:
         sentences = list(segment(self.settings.source_language, text))
         return [(sentence, pairs.letters(sentence) > 0) for sentence in sentences] if "".join(sentences) == text else []
 
-    def _judged(self, segment: Masked, completion: Completion, attempt: str = "masked") -> Translation:
+    def judged(self, segment: Masked, completion: Completion, attempt: str = "masked") -> Translation:
+        """A completion of a segment's prompt as a Translation, its protected text put back or its fault named."""
         hypothesis = completion.text.strip()
         text, fault = protect.restore(segment, hypothesis)
         fault = self._plain_fault(segment.text, completion) or fault
