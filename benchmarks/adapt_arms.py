@@ -2,17 +2,17 @@
 
     python benchmarks/adapt_arms.py --help-text FILE [--json FILE]
 
-Each arm trains on at most 1,000 pairs and is measured on 200 paragraphs of held-out pages and on the project's 200
+Each arm trains on at most 1,000 pairs and is measured on 150 paragraphs of held-out pages and on 150 of the project's
 pairs; everything else is as in profiles/adapt_en_de.yaml. The table goes to book/results/adapt_arms.md with date,
 commit and command. An arm that is finished is not run again.
 """
 
 import argparse
-import datetime
 import json
-import subprocess
 import sys
 from pathlib import Path
+
+import results  # benchmarks/results.py, beside this file
 
 from phoenix_utils.artifacts import stage_path
 from phoenix_utils.profile import load_settings
@@ -20,15 +20,14 @@ from phoenix_utils.translation.adapt import adapt_and_measure
 from phoenix_utils.translation.adapt_settings import AdaptSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "book" / "results" / "adapt_arms.md"
-REFERENCE = {"max_pairs": 600, "max_instruction_pairs": 400, "instruction_repeats": 1, "lora_r": 16, "lora_alpha": 32}
+REFERENCE = {"max_pairs": 300, "max_instruction_pairs": 200, "instruction_repeats": 1, "lora_r": 16, "lora_alpha": 32}
 ARMS = {
-    "1,000 pairs (600 help, 400 instruction), rank 16": {},
-    "500 pairs (300 help, 200 instruction)": {"max_pairs": 300, "max_instruction_pairs": 200},
+    "500 pairs (300 help, 200 instruction), rank 16": {},
+    "1,000 pairs (600 help, 400 instruction)": {"max_pairs": 600, "max_instruction_pairs": 400},
     "250 pairs (150 help, 100 instruction)": {"max_pairs": 150, "max_instruction_pairs": 100},
-    "1,000 pairs, help only": {"max_pairs": 1000, "instruction_repeats": 0},
-    "rank 8": {"lora_r": 8, "lora_alpha": 16},
+    "500 pairs, help only": {"max_pairs": 500, "instruction_repeats": 0},
     "rank 4": {"lora_r": 4, "lora_alpha": 8},
+    "rank 8": {"lora_r": 8, "lora_alpha": 16},
     "rank 64": {"lora_r": 64, "lora_alpha": 128},
     "500 German paragraphs first": {"monolingual_rows": 500},
 }
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     full = load_settings(ROOT / "profiles" / "adapt_en_de.yaml", AdaptSettings, {})
-    shared = {"pairs": ["package:pairs", arguments.help_text], "measure_rows": 200, **REFERENCE}
+    shared = {"pairs": ["package:pairs", arguments.help_text], "measure_rows": 150, "sample_pairs": 2, **REFERENCE}
     before, figures = None, {}
     lines = ["| arm | chrF, help | chrF, project | copied, project | minutes | adapter |", "|---|---|---|---|---|---|"]
     for number, (name, changes) in enumerate(ARMS.items()):
@@ -51,26 +50,20 @@ def main() -> None:
         folder = stage_path(run_dir, "adapt")
         before = before or folder / "before.json"
         if not lines[2:]:
-            cells = [_shown(scores[kind]["before"]["chrf"]) for kind in ("held_out", "project")]
+            cells = [results.shown(scores[kind]["before"]["chrf"]) for kind in ("held_out", "project")]
             copied = scores["project"]["before"]["copied"]["value"]
             lines.append(f"| few-shot base | {cells[0]} | {cells[1]} | {copied:.1%} | – | – |")
-        cells = [_shown(scores[kind]["after"]["chrf"]) for kind in ("held_out", "project")]
+        cells = [results.shown(scores[kind]["after"]["chrf"]) for kind in ("held_out", "project")]
         copied = scores["project"]["after"]["copied"]["value"]
         size = (folder / "adapter" / "adapter_model.safetensors").stat().st_size / 1e6
         minutes = scores["training"]["seconds"] / 60
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {copied:.1%} | {minutes:.1f} | {size:.1f} MB |")
         figures[name] = {kind: scores[kind]["after"]["chrf"]["value"] for kind in ("held_out", "project")}
         print(lines[-1], flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    head = f"Made on {datetime.date.today()} at commit {commit.strip()} by `python benchmarks/adapt_arms.py`, 2 cores."
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text("\n".join([head, "chrF with 95 % intervals.", "", *lines, ""]), encoding="utf-8")
+    note = "chrF with 95 % intervals, on 150 pairs of each set; other settings: adapt_en_de.yaml."
+    results.store("adapt_arms", "python benchmarks/adapt_arms.py", lines, note)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def _shown(cell: dict) -> str:
-    return f"{cell['value']:.1f} [{cell['low']:.1f}, {cell['high']:.1f}]"
 
 
 if __name__ == "__main__":

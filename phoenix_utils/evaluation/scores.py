@@ -121,15 +121,14 @@ def evaluate(answers: Iterable[dict], logprobs: Iterable[dict], samples: int, se
         model: {name: _interval(measures[model][name], samples, seed).as_dict() for name in METRICS}
         for model in measures
     }
-    paired = {
+    differences = {
         f"{later}-{earlier}": {
-            name: _interval(_minus(measures[later][name], measures[earlier][name]), samples, seed).as_dict()
-            for name in METRICS
+            name: paired(measures[earlier][name], measures[later][name], samples, seed).as_dict() for name in METRICS
         }
         for earlier, later in COMPARISONS
     }
     return scores, {
-        "paired": paired,
+        "paired": differences,
         "base_prompt": base_prompt,
         "base_prompts": tried,
         "preference": preference_views(scored, samples, seed),
@@ -222,8 +221,10 @@ def _column(rows: list[dict], kind: str, key: str = "logprob", mean: bool = Fals
     return [row[key] / (max(row["tokens"], 1) if mean else 1) for row in found]
 
 
-def _minus(later: Measure, earlier: Measure) -> Measure:
-    return Measure(difference(earlier.statistic, later.statistic), later.units, later.share, later.centred, least=-1.0)
+def paired(earlier: Measure, later: Measure, samples: int, seed: int) -> Interval:
+    """The later measure minus the earlier one, both on the same draws of the same units."""
+    minus = Measure(difference(earlier.statistic, later.statistic), later.units, later.share, later.centred, least=-1.0)
+    return _interval(minus, samples, seed)
 
 
 def _interval(measure: Measure, samples: int, seed: int) -> Interval:
