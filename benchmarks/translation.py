@@ -159,6 +159,9 @@ def documents_with_protected_text(count: int) -> list[tuple[str, list[str]]]:
         block = rng.choice(BLOCKS)
         lines.append(block)
         rng.shuffle(lines)
+        if block.startswith("    "):  # behind a list item, four spaces are a paragraph of the item and no code
+            lines.remove(block)
+            lines.insert(0, block)
         made.append(("\n\n".join(lines), [*kept, address, cells[1], "|---|---|", "**", block]))
     return made
 

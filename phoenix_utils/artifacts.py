@@ -62,6 +62,15 @@ def stage_path(run_dir: str, stage: str) -> Path:
     return resolve_run_dir(run_dir) / STAGE_FOLDERS[stage]
 
 
+def stored_result(name: str) -> str:
+    """Markdown of a long comparison's table that the checkout keeps (book/results), or where to find it."""
+    root = project_root() or Path(__file__).resolve().parent.parent
+    path = root / "book" / "results" / f"{name}.md"
+    return (
+        path.read_text(encoding="utf-8") if path.is_file() else f"*The table `{name}` is not stored here: `make lab`.*"
+    )
+
+
 @contextlib.contextmanager
 def write_atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the final name only when the block ends well.

@@ -90,11 +90,12 @@ def _show_result(plan, console, seconds: float) -> None:
 
 @app.command()
 def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) -> None:
-    """Validate a profile, print every resolved setting, and say whether this machine can run it."""
+    """Validate a profile, print every resolved setting, memory, time and cost, and whether this machine can run it."""
     from rich.console import Console
     from rich.table import Table
 
     from phoenix_utils import hardware, pipeline
+    from phoenix_utils.translation import forecast
 
     plan = pipeline.make_plan(profile, overrides, out)
     console = Console(highlight=False)
@@ -107,9 +108,10 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
             if name not in ("run_dir", "redo"):
                 table.add_row(name, str(getattr(settings, name)), field.description)
         console.print(table)
-    for line in pipeline.memory_lines(plan):
+    machine, settings = hardware.describe(), plan.settings("translation")
+    for line in pipeline.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
         console.print(line)
-    console.print(f"this machine: {hardware.describe()}")
+    console.print(f"this machine: {machine}")
     verdict = "; ".join(plan.problems)
     console.print(f"cannot run here: {verdict}" if verdict else "this machine can run it")
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from phoenix_utils import decoding
 from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import ChatPrompts, common_prefix
-from phoenix_utils.errors import PhoenixError
+from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts
 
 
 class TransformersEngine(ChatPrompts):
@@ -87,18 +86,8 @@ class TransformersEngine(ChatPrompts):
         return results
 
     def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        if not prompts:
-            return []
-        ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        needs_bos = bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
-        ids = [[bos, *row] if needs_bos and row[:1] != [bos] else row for row in ids]
-        limit = getattr(self.model.config, "max_position_embeddings", None) or 10**9
-        for index, row in enumerate(ids):
-            if not row or len(row) >= limit:
-                what = "is empty" if not row else f"has {len(row):,} tokens and the model reads {limit:,}"
-                raise PhoenixError(f"prompt {index} {what}; shorten or drop it")
-        return ids
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return encode_prompts(self.tokenizer, prompts, limit)
 
     def _batches(self, sizes: list[int]) -> Iterator[list[int]]:
         """Indices in batches of similar size, longest first, so that memory peaks at once or never."""

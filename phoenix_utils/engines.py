@@ -53,6 +53,7 @@ def open_engine(
 
     `quantize` loads NF4 weights and `batch_tokens` limits a batch (both transformers only), `num_gpus` is vLLM's
     tensor parallelism; a server at `base_url` has loaded its model already and answers `concurrency` requests at once.
+    A server serves an adapter under a name of its own, which has to be the name of the folder.
     Raises PhoenixError where the model cannot be found, the adapter does not fit or the engine is not installed.
     """
     from phoenix_utils.models import load_adapter, load_model, load_tokenizer, locate
@@ -60,7 +61,8 @@ def open_engine(
     if kind == "server":
         from phoenix_utils.engine_server import ServerEngine
 
-        return ServerEngine(base_url, model, load_tokenizer(model, languages), concurrency=concurrency)
+        served = adapter.name if adapter is not None else model
+        return ServerEngine(base_url, served, load_tokenizer(model, languages), concurrency=concurrency)
     if kind == "vllm":
         from phoenix_utils.engine_vllm import VllmEngine
 
@@ -89,6 +91,40 @@ class ChatPrompts:
             )
         messages = [{"role": "user", "content": text}]
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def adds_bos(tokenizer) -> bool:
+    """Whether the tokenizer puts a beginning-of-sequence token before a text."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def encode_prompts(tokenizer, prompts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+    """Token ids of each prompt, with one beginning-of-sequence token where the tokenizer wants one.
+
+    A chat template may have written that token already. Raises PhoenixError for an empty prompt and for one that
+    leaves no room within the `limit` tokens (None: unknown) that the model reads.
+    """
+    if not prompts:
+        return []
+    ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    if adds_bos(tokenizer):
+        bos = tokenizer.bos_token_id
+        ids = [row if row[:1] == [bos] else [bos, *row] for row in ids]
+    for index, row in enumerate(ids):
+        if not row or (limit and len(row) >= limit):
+            what = "is empty" if not row else f"has {len(row):,} tokens and the model reads {limit:,}"
+            raise PhoenixError(f"prompt {index} {what}; shorten or drop it")
+    return ids
+
+
+def refuse_beams(params: GenerationParams, engine: str) -> None:
+    """Raise PhoenixError where `params` ask an engine for beam search that has none."""
+    if params.num_beams > 1:
+        raise PhoenixError(
+            f"num_beams is {params.num_beams}, but the {engine} engine has no beam search that knows stop texts: "
+            "set num_beams to 1, or the engine to transformers"
+        )
 
 
 def common_prefix(ids: list[list[int]]) -> list[int]:

@@ -148,7 +148,7 @@ def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:
                 if not (key == "model" and each == "translation"):
                     overrides.setdefault(each, {}).setdefault(key, value)
             continue
-        choose("stage", stage, RUN_STAGES)
+        choose("stage", stage, [*RUN_STAGES, "hardware"])
         overrides.setdefault(stage, {})[name] = value
     return overrides
 

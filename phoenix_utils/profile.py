@@ -24,6 +24,8 @@ from phoenix_utils.errors import PhoenixError
 SHARED_KEYS = ("language", "source_language", "model", "seed")
 # How a run is carried out, not what it computes: these never make an earlier result "another run's".
 UNHASHED_KEYS = ("run_dir", "redo")
+# The GPUs whose speed and price `translation/cost.py` has assumptions for.
+GpuName = Literal["T4", "L4", "RTX 4090", "L40S", "A100 80GB", "H100 80GB"]
 
 
 class Strict(BaseModel):
@@ -63,12 +65,18 @@ class StageSettings(Strict):
 
 
 class HardwareNeeds(Strict):
-    """The least a profile needs; `phoenix check` compares it with the machine."""
+    """The least a profile needs, which `phoenix check` compares with the machine, and what an hour of it costs."""
 
     device: Literal["cpu", "cuda"] = Field("cpu", description="kind of device the profile is written for")
     gpus: int = Field(0, ge=0, description="number of GPUs")
     gpu_memory_gb: float = Field(0.0, ge=0, description="memory of each GPU in GB")
     ram_gb: float = Field(6.0, ge=0, description="main memory in GB")
+    gpu: GpuName | None = Field(None, description="the GPU that `phoenix check` estimates time and cost for")
+    price_per_hour: float | None = Field(
+        None,
+        ge=0,
+        description="EUR per hour and GPU, null for an assumed rent; own hardware: watts / 1000 x EUR per kWh",
+    )
 
 
 class Profile(Strict):
@@ -80,7 +88,7 @@ class Profile(Strict):
     stages: dict[str, StageSettings]
 
 
-def build_settings(model: type[StageSettings], values: dict[str, Any], prefix: str = "") -> Any:
+def build_settings(model: type[Strict], values: dict[str, Any], prefix: str = "") -> Any:
     """Validate `values` as `model`; the first problem becomes a PhoenixError that names key, value and remedy."""
     try:
         return model(**values)
@@ -119,7 +127,7 @@ def choose(kind: str, given: str, known: typing.Iterable[str]) -> None:
         raise PhoenixError(f"unknown {kind} {given!r}{_did_you_mean(given, known)}; known: {', '.join(known)}")
 
 
-def parse_override(model: type[StageSettings], key: str, text: str, prefix: str = "") -> Any:
+def parse_override(model: type[Strict], key: str, text: str, prefix: str = "") -> Any:
     """Read the text of `--set stage.key=text` as the type that the setting has.
 
     Unlike YAML, `2e-4` is a number here and `no` stays a language code, since the type is known.
@@ -199,6 +207,8 @@ def load_profile(
     needs = data.get("hardware") or {}
     if not isinstance(needs, dict):
         raise PhoenixError(f"{path.name}: hardware is {needs!r}; a section of settings is wanted")
+    texts = (overrides or {}).get("hardware", {})
+    needs = {**needs, **{key: parse_override(HardwareNeeds, key, text, "hardware.") for key, text in texts.items()}}
     return Profile(
         name=str(data.get("name", path.stem)),
         description=str(data.get("description", "")),

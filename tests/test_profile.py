@@ -52,7 +52,7 @@ def test_a_stage_may_override_a_shared_value(tmp_path):
         ("language: no\n", "reads no, yes, on and off as true or false"),
         ("sft:\n  num_train_epochs: many\n", "sft.num_train_epochs is 'many'"),
         ("sft: 3\n", "sft is 3; a section of settings is wanted"),
-        ("hardware:\n  gpu: 1\n", "unknown key 'hardware.gpu'"),
+        ("hardware:\n  gpu_count: 1\n", "unknown key 'hardware.gpu_count'"),
         ("sft: [\n", "not valid YAML at line"),
         ("", "is empty"),
         ("- a\n- b\n", "not a set of keys"),

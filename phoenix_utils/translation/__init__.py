@@ -6,9 +6,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "settings": ["TranslationSettings"],
+        "cost": ["cost_table", "estimate", "paper_figures"],
         "segments": ["Document", "split"],
         "protect": ["Masked", "mask"],
-        "translator": ["Translation", "Translator", "choose_translator", "packaged_adapter", "packaged_card"],
+        "translator": [
+            "Translation",
+            "Translator",
+            "choose_translator",
+            "packaged_adapter",
+            "packaged_card",
+            "packaged_curve",
+        ],
         "translate": [
             "check_sources",
             "run",

@@ -1,8 +1,9 @@
 """Settings of the translation stage; the defaults are the `mini` profile's."""
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from phoenix_utils.profile import StageSettings
 
@@ -21,7 +22,15 @@ class TranslationSettings(StageSettings):
         description="preference pairs for DPO: hub id, hub id:split, folder, file, or package:preferences",
     )
     max_rows: int | None = Field(48, ge=1, description="at most so many rows of each input, None for all of them")
-    engine: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm (GPU)")
+    engine: Literal["transformers", "vllm", "server"] = Field(
+        "transformers", description="transformers, vllm (GPU), or server (one that has the model loaded)"
+    )
+    base_url: str | None = Field(
+        None,
+        validate_default=True,
+        description="address of the server for engine server, with its /v1; its key is OPENAI_API_KEY's value",
+    )
+    concurrency: int = Field(32, ge=1, le=1024, description="requests on their way to the server at once")
     adapter: str = Field(
         "auto",
         min_length=1,
@@ -40,3 +49,21 @@ class TranslationSettings(StageSettings):
     batch_tokens: int = Field(32768, ge=256, description="tokens in one batch of the transformers engine")
     load_in_4bit: bool = Field(False, description="load the translator in NF4 (bitsandbytes), for small GPUs")
     num_gpus: int = Field(1, ge=1, description="GPUs that one vllm engine spreads the translator over")
+
+    @field_validator("base_url")
+    @classmethod
+    def _server_has_an_address(cls, base_url: str | None, info: ValidationInfo) -> str | None:
+        example = "for example http://localhost:8000/v1"
+        if base_url is None and info.data.get("engine") == "server":
+            raise ValueError(f"engine server needs the server's address, {example}")
+        if base_url is not None and not re.fullmatch(r"https?://[^\s@]+", base_url):
+            raise ValueError(f"it should be an address without a password, {example}")
+        return base_url
+
+    def fingerprint_values(self) -> dict[str, Any]:
+        """The values that decide the result; where a server stands and how busy it is kept do not."""
+        return {
+            name: value
+            for name, value in super().fingerprint_values().items()
+            if name not in ("base_url", "concurrency")
+        }

@@ -88,6 +88,8 @@ class Translator:
                 batch_tokens=settings.batch_tokens,
                 num_gpus=settings.num_gpus,
                 adapter=self.choice.adapter,
+                base_url=settings.base_url,
+                concurrency=settings.concurrency,
             )
         return self._engine
 
@@ -213,6 +215,13 @@ def packaged_card(source: str, target: str, model: str = "embedded:gemma-3-270m"
     """The card of that adapter: what it was made of, by which command, and its scores."""
     folder = packaged_adapter(model, source, target)
     return (folder / "README.md").read_text(encoding="utf-8") if folder else f"no adapter for {source}-{target}"
+
+
+def packaged_curve(source: str, target: str, model: str = "embedded:gemma-3-270m") -> list[tuple[int, float]]:
+    """(step, loss) of the run that made that adapter; empty where there is none."""
+    folder = packaged_adapter(model, source, target)
+    lines = (folder / "curve.csv").read_text(encoding="utf-8").splitlines()[1:] if folder else []
+    return [(int(step), float(loss)) for step, loss in (line.split(",") for line in lines)]
 
 
 def choose_translator(settings: TranslationSettings) -> TranslatorChoice:
