@@ -41,8 +41,8 @@ def held_out_help() -> measure.Pairs:
 
 def mini_segments() -> list[str]:
     """The segments that `mini` translates."""
-    texts = [m["content"] for row in corpora.read_chat("package:conversations", 48) for m in row["messages"]]
-    for row in corpora.read_preferences("package:preferences", 40):
+    texts = [m["content"] for row in corpora.read_chat("package:conversations", 60) for m in row["messages"]]
+    for row in corpora.read_preferences("package:preferences", 60):
         texts += [row["prompt"], row["chosen"][-1]["content"], row["rejected"][-1]["content"]]
     return list(dict.fromkeys(piece for text in texts for piece in split(text, "en", 200).texts))
 

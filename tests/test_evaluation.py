@@ -317,11 +317,10 @@ def test_nll_counts_exactly_the_content_tokens(engine):
     assert [row["logprob"] for row in plain] != [row["logprob"] for row in chat_rows]
 
 
-def test_every_reference_is_scored_however_few_prompts_are_answered():
+def test_every_turn_of_the_held_out_conversations_is_scored_however_few_prompts_are_answered():
     references = prompts.held_out_references("de")
-    units = {prompt.unit for prompt in references}
-    assert all(prompt.reference for prompt in references)
-    assert {row["prompt_id"] for row in corpora.held_out_chat("de")} <= units
+    assert all(prompt.reference and prompt.kind == "conversation" for prompt in references)
+    assert {prompt.unit for prompt in references} == {row["prompt_id"] for row in corpora.held_out_chat("de")}
     assert len(references) > len(prompts.held_out_prompts("de", 6))
 
 

@@ -107,12 +107,14 @@ def held_out_prompts(language: str, max_prompts: int | None = None) -> list[Prom
 
 
 def held_out_references(language: str) -> list[Prompt]:
-    """Every held-out prompt that has a reference answer, whatever `max_prompts` says.
+    """Every turn of the held-out conversations, whatever `max_prompts` says: answers as people would write them.
 
     Finding out how likely a model thinks a text is takes one pass, writing an answer takes hundreds: so few prompts
-    are answered, and all references are scored. Raises PhoenixError where the package has none in `language`.
+    are answered, and all references are scored. The questions' references are left out: they are keys for a judge (a
+    number, a program, a list), not answers in the style that a model is taught. Raises PhoenixError where the package
+    has no conversations in `language`.
     """
-    return [prompt for prompt in held_out_prompts(language) if prompt.reference]
+    return conversation_prompts(corpora.held_out_chat(language))
 
 
 def held_out_pairs(language: str) -> list[Pair]:

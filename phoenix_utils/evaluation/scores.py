@@ -63,7 +63,7 @@ METRICS = {
     "nll_per_token": Metric(
         "Surprise at reference answers",
         "low",
-        "negative log-likelihood (nats) of held-out human answers for each "
+        "negative log-likelihood (nats) of all answers in the held-out conversations for each "
         "content token; the base is given the better of two prompts",
         digits=3,
     ),

@@ -21,7 +21,7 @@ class TranslationSettings(StageSettings):
         min_length=1,
         description="preference pairs for DPO: hub id, hub id:split, folder, file, or package:preferences",
     )
-    max_rows: int | None = Field(48, ge=1, description="at most so many rows of each input, None for all of them")
+    max_rows: int | None = Field(60, ge=1, description="at most so many rows of each input, None for all of them")
     engine: Literal["transformers", "vllm", "server"] = Field(
         "transformers", description="transformers, vllm (GPU), or server (one that has the model loaded)"
     )
