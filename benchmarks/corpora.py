@@ -8,7 +8,9 @@ there.
 
 import argparse
 import ast
+import csv
 import gzip
+import io
 import json
 import re
 import shutil
@@ -203,6 +205,10 @@ def code_fault(language: str, code: str) -> str | None:
         elif language == "c" and shutil.which("gcc"):
             whole = "main" in code or "#include" in code
             return _ran(["gcc", "-fsyntax-only", "-w"], code if whole else f"void f(void) {{\n{code}}}\n", ".c")
+        elif language == "java" and shutil.which("javac"):
+            return _java_fault(code)
+        elif language == "csv":
+            return None if len({len(row) for row in csv.reader(io.StringIO(code)) if row}) == 1 else "uneven rows"
         elif language == "sql":
             return None if SQL.match(code) else "no SQL"
         else:
@@ -210,6 +216,23 @@ def code_fault(language: str, code: str) -> str | None:
     except (SyntaxError, ValueError) as error:
         return str(error)
     return None
+
+
+def _java_fault(code: str) -> str | None:
+    """Methods and statements are shown alone; javac wants a class around them. Missing types are no syntax error."""
+    wraps = ("{}", "class Shown {{ {} }}", "class Shown {{ void shown() {{ {} }} }}")
+    faults = []
+    for wrap in wraps:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "Shown.java"
+            file.write_text(wrap.format(code), encoding="utf-8")
+            done = subprocess.run(["javac", "-proc:none", "-d", folder, str(file)], capture_output=True, text=True)
+        lines = [line.partition("error: ")[2] for line in done.stderr.splitlines() if "error: " in line]
+        syntax = [line for line in lines if not line.startswith(("cannot find symbol", "class ", "package "))]
+        if not syntax:
+            return None
+        faults.append(syntax[0])
+    return faults[-1]
 
 
 def _ran(command: list[str], code: str, suffix: str) -> str | None:
@@ -221,19 +244,44 @@ def _ran(command: list[str], code: str, suffix: str) -> str | None:
 
 
 def sums() -> Iterator[tuple[str, str, bool]]:
-    """(place, equation, right) of every `a + b = c` written out in an answer that ought to be right."""
+    """(place, equation, right) of every `a + b = c` in an answer, reference or key that ought to be right."""
     number = r"\d+(?:\.\d+)?"
-    equation = re.compile(
-        rf"(?<![\w.,^/])({number}(?: *[-+*×·/÷] *{number})+) *= *({number})(?![\d,]|\.\d| *[-+*×·/÷^])"
-    )
-    for row in rows("conversations.jsonl") + rows("preferences.jsonl"):
-        for message in row.get("messages") or row["chosen"]:
-            if message["role"] == "assistant":
-                plain = re.sub(r"(?<=\d),(?=\d{3})", "", FENCE.sub("", message["content"]))
-                for left, right in equation.findall(plain):
-                    value = eval(re.sub("[×·]", "*", left).replace("÷", "/"), {"__builtins__": {}})  # digits only
-                    digits = len(right.partition(".")[2])
-                    yield row["prompt_id"], f"{left} = {right}", abs(value - float(right)) <= 0.51 * 10**-digits
+    unit = r"(?: ?(?:€|EUR|euros?|Euro|%|km|m|cm|g|kg|l|ml|h|min|s|°C)\b)?"
+    term = number + unit
+    # Neither the start of a longer term, nor a mixed fraction (58 2/3).
+    end = r"(?![\d,]|\.\d| *[-+*×·/÷^]| \d+/\d)"
+    equation = re.compile(rf"(?<![\w.,^/])({term}(?: *[-+*×·/÷−:] *{term})+) *= *({number})( ?%| min)?{end}")
+    for place, text in right_texts():
+        for left, right, scale in equation.findall(text):
+            digits = re.sub(r"[^\d.+*/−-]", "", re.sub("[×·]", "*", left).replace("÷", "/").replace(":", "/"))
+            value = eval(digits.replace("−", "-"), {"__builtins__": {}})  # nothing but digits and signs is left
+            if "%" in scale and "%" not in left:
+                value *= 100
+            if "min" in scale and " h" in left:
+                value *= 60
+            decimals = len(right.partition(".")[2])
+            yield place, f"{left} = {right}{scale}", abs(value - float(right)) <= 0.51 * 10**-decimals
+
+
+def right_texts() -> Iterator[tuple[str, str]]:
+    """(place, text without code) of all that ought to be right, numbers written with a decimal point."""
+    for name in ("conversations", "preferences", "conversations.de", "preferences.de"):
+        for row in rows(f"{name}.jsonl"):
+            for message in row.get("messages") or row["chosen"]:
+                if message["role"] == "assistant":
+                    yield row["prompt_id"], _pointed(message["content"], german=name.endswith(".de"))
+    for row in rows("questions.de.jsonl"):
+        for text in row["reference"]:
+            yield f"question {row['question_id']}", _pointed(text, german=True)
+    for row in rows("multiple_choice.de.jsonl"):
+        yield row["question"][:40], _pointed(row.get("explanation", ""), german=True)
+
+
+def _pointed(text: str, german: bool) -> str:
+    text = FENCE.sub("", text)
+    if german:
+        return re.sub(r"(?<=\d),(?=\d)", ".", re.sub(r"(?<=\d)\.(?=\d{3}\b)", "", text))
+    return re.sub(r"(?<=\d),(?=\d{3})", "", text)
 
 
 def main() -> int:
@@ -283,6 +331,7 @@ def main() -> int:
     faults = {place: code_fault(language, code) for place, language, code in code_blocks()}
     blocks = Counter(language or "plain" for _, language, _ in code_blocks())
     broken = {place: fault for place, fault in faults.items() if fault not in (None, "unchecked")}
+    print(f"     blocks in languages without a tool here: {sum(fault == 'unchecked' for fault in faults.values())}")
     check(f"code blocks that do not parse, of {dict(blocks)}", broken or 0, not broken)
     recomputed = list(sums())
     false = [found for found in recomputed if not found[2]]
