@@ -75,6 +75,9 @@ def _check_outputs(path: Path, cells: list[dict]) -> None:
         raise PhoenixError(f"{path} ends in an error: look at it, mend the cause and run `make mini` again")
     if any(cell["execution_count"] is None for cell in code) or not any(cell["outputs"] for cell in code):
         raise PhoenixError(f"{path} was not executed to its end: run `make mini` again")
+    noise = ["".join(output["text"]) for cell in code for output in cell["outputs"] if output.get("name") == "stderr"]
+    if noise:
+        raise PhoenixError(f"{path} shows a library's notice, {noise[0][:80]!r}: silence it where it arises")
 
 
 def lay_out(notebooks: dict[str, Path], source: Path) -> None:

@@ -96,6 +96,13 @@ def test_a_failed_or_half_executed_notebook_is_refused(book, tmp_path):
         book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
 
 
+def test_a_librarys_notice_among_the_outputs_is_refused(book, tmp_path):
+    notice = {"output_type": "stream", "name": "stderr", "text": "could be faster with more packages\n"}
+    write_notebooks(tmp_path, "01_translation", output=notice)
+    with pytest.raises(PhoenixError, match="01_translation.ipynb shows a library's notice, 'could be faster"):
+        book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
+
+
 @pytest.mark.parametrize(
     "tag",
     [
