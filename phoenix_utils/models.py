@@ -7,7 +7,6 @@ cheap; torch and transformers load with the first model.
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LINEAGE = "lineage.json"
-# PEFT imports bitsandbytes wherever it is installed, which then tells every CPU user of an optional faster kernel.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # What the weights of an adapter depend on; the vocabulary is not among it, since trimming leaves the layers
 # alone.
