@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from phoenix_utils.decoding import Completion, GenerationParams
 from phoenix_utils.errors import PhoenixError
 
-# A common beginning is worth computing once when it is longer than this many tokens.
-SHARED_PREFIX_MIN = 16
+# A common beginning is worth computing once when it has at least so many tokens: ALMA's fixed words have ten.
+SHARED_PREFIX_MIN = 8
 
 
 class Engine(Protocol):

@@ -259,6 +259,17 @@ def test_a_lost_mask_is_tried_unmasked_then_in_parts_then_kept_as_failed():
     assert done.fault == "lost `ls`" and not done.usable and len(asked) == 4
 
 
+def test_a_loop_is_tried_again_with_a_penalty_on_repetition():
+    class Loops(Scripted):
+        def generate(self, prompts, params, on_batch=None):
+            self.answer = lambda _: "Das Haus ist alt." if params.repetition_penalty > 1 else "Das Haus " * 20
+            return super().generate(prompts, params, on_batch)
+
+    engine = Loops(None)
+    (done,) = Translator(TranslationSettings(), engine).translate_segments(["The house is old."])
+    assert (done.text, done.attempt, done.fault) == ("Das Haus ist alt.", "penalised", "") and len(engine.asked) == 2
+
+
 def test_without_protected_text_a_failure_goes_sentence_by_sentence():
     done, asked = attempts("First one. Second one.", lambda source: "" if " Second" in source else source.upper())
     assert (done.text, done.attempt) == ("FIRST ONE. SECOND ONE.", "parts")

@@ -1,14 +1,14 @@
 """A model with the prompt and the adapter under which it translates, and the attempts that a segment gets.
 
-A segment is tried with its protected text behind masks; where the translation lost a mask, with the protected text in
-place; where that failed too, piece by piece between what is protected, which nothing can break. What still fails
-keeps its reason.
+A segment is tried with its protected text behind masks. A loop is tried again with a penalty on repetition; where a
+mask got lost, the segment with its protected text in place; where that failed too, piece by piece between what is
+protected, which nothing can break. What still fails keeps its reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phoenix_utils import pairs
@@ -25,7 +25,7 @@ _PACKAGED = Path(__file__).resolve().parent.parent / "data" / "adapters"
 LONGEST_TRANSLATION = 1.5
 
 
-EMPTY, CUT_OFF, COPIED = "empty", "cut off", "copied from the source"
+EMPTY, CUT_OFF, COPIED, LOOPS = "empty", "cut off", "copied from the source", "says the same again and again"
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Translation:
     """What became of a segment.
 
     `text` has its protected spans in place; `finish_reason` and `mean_logprob` (nats per token) are those of the
-    completion behind it. `attempt` is "masked", "examples", "unmasked" or "parts"; `fault` says in words why even the
-    last attempt failed, "" where it did not. A failed text is kept for the audit, and `usable` says whether it may
-    stand in a row all the same: one that was cut off may, one that broke code or says nothing may not.
+    completion behind it. `attempt` is "masked", "examples", "penalised", "unmasked" or "parts"; `fault` says in words
+    why even the last attempt failed, "" where it did not. A failed text is kept for the audit, and `usable` says
+    whether it may stand in a row all the same: one that was cut off may, one that broke code or says nothing may not.
     """
 
     text: str
@@ -47,11 +47,15 @@ class Translation:
     @property
     def usable(self) -> bool:
         """Whether the text can stand in a row."""
-        return bool(self.text) and self.fault in ("", CUT_OFF, COPIED)
+        return bool(self.text) and self.fault in ("", CUT_OFF, COPIED, LOOPS)
 
 
 OnBatch = Callable[[list[int], list[Translation]], None]
+Results = dict[int, Translation]
 Keep = Callable[[Sequence[int], Sequence[Translation]], None]
+Attempt = Callable[[list[Masked], list[int], Results, Keep], None]
+# Strong enough to leave a loop, and weak enough to let a sentence say "die" twice.
+LOOP_PENALTY = 1.2
 
 
 class Translator:
@@ -108,7 +112,7 @@ class Translator:
         interruption cannot leave a first try behind as if it were the last.
         """
         segments = [mask(text) if isinstance(text, str) else text for text in texts]
-        results: dict[int, Translation] = {}
+        results: Results = {}
 
         def keep(indices: Sequence[int], found: Sequence[Translation], last: bool = False) -> None:
             results.update(zip(indices, found, strict=True))
@@ -116,32 +120,46 @@ class Translator:
             if on_batch and final:
                 on_batch(final, [results[index] for index in final])
 
-        self._attempt_masked(segments, list(range(len(segments))), keep)
-        for attempt in (self._attempt_examples, self._attempt_unmasked, self._attempt_parts):
+        self._attempt_masked(segments, keep)
+        for attempt in self._further_attempts:
             if failed := [index for index in range(len(segments)) if results[index].fault]:
-                attempt(segments, failed, keep)
+                attempt(segments, failed, results, keep)
         failed = [index for index in range(len(segments)) if results[index].fault]
         keep(failed, [results[index] for index in failed], last=True)
         return [results[index] for index in range(len(segments))]
 
-    def _attempt_masked(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
+    @property
+    def _further_attempts(self) -> tuple[Attempt, ...]:
+        return self._attempt_examples, self._attempt_penalised, self._attempt_unmasked, self._attempt_parts
+
+    def _attempt_masked(self, segments: list[Masked], keep: Keep) -> None:
         def judge(batch: list[int], completions: list[Completion]) -> None:
-            places = [indices[at] for at in batch]
-            keep(places, [self.judged(segments[i], done) for i, done in zip(places, completions, strict=True)])
+            keep(batch, [self.judged(segments[i], done) for i, done in zip(batch, completions, strict=True)])
 
-        self.engine.generate([self.prompt(segments[index].text) for index in indices], self.params, judge)
+        self.engine.generate([self.prompt(segment.text) for segment in segments], self.params, judge)
 
-    def _attempt_examples(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
+    def _attempt_examples(self, segments: list[Masked], indices: list[int], results: Results, keep: Keep) -> None:
         """What a base model copies or never ends after one set of examples, it often translates after another."""
-        if self.choice.prompt != "few_shot":
-            return
-        asked = [self.prompt(segments[index].text, SECOND_EXAMPLES) for index in indices]
-        done = self.engine.generate(asked, self.params)
-        judged = [self.judged(segments[i], c, "examples") for i, c in zip(indices, done, strict=True)]
+        if self.choice.prompt == "few_shot":
+            asked = [self.prompt(segments[index].text, SECOND_EXAMPLES) for index in indices]
+            self._keep_good(segments, indices, self.engine.generate(asked, self.params), "examples", keep)
+
+    def _attempt_penalised(self, segments: list[Masked], indices: list[int], results: Results, keep: Keep) -> None:
+        """A loop is the likeliest next word, again and again; a penalty on words that stand there breaks it."""
+        indices = [index for index in indices if results[index].fault in (CUT_OFF, LOOPS)]
+        if indices:
+            asked = [self.prompt(segments[index].text) for index in indices]
+            params = replace(self.params, repetition_penalty=LOOP_PENALTY)
+            self._keep_good(segments, indices, self.engine.generate(asked, params), "penalised", keep)
+
+    def _keep_good(
+        self, segments: list[Masked], indices: list[int], done: list[Completion], attempt: str, keep: Keep
+    ) -> None:
+        judged = [self.judged(segments[i], completion, attempt) for i, completion in zip(indices, done, strict=True)]
         good = [at for at, translation in enumerate(judged) if not translation.fault]
         keep([indices[at] for at in good], [judged[at] for at in good])
 
-    def _attempt_unmasked(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
+    def _attempt_unmasked(self, segments: list[Masked], indices: list[int], results: Results, keep: Keep) -> None:
         indices = [index for index in indices if segments[index].spans]
         if not indices:
             return
@@ -152,7 +170,7 @@ class Translator:
             if not fault:
                 keep([index], [Translation(text, completion.finish_reason, completion.mean_logprob, "unmasked")])
 
-    def _attempt_parts(self, segments: list[Masked], indices: list[int], keep: Keep) -> None:
+    def _attempt_parts(self, segments: list[Masked], indices: list[int], results: Results, keep: Keep) -> None:
         """Between the protected spans, or sentence by sentence where there are none."""
         cut = {index: self._cut(segments[index].source) for index in indices}
         cut = {index: pieces for index, pieces in cut.items() if len(pieces) > 1}
@@ -188,11 +206,14 @@ class Translator:
         return Translation(text or hypothesis, completion.finish_reason, completion.mean_logprob, attempt, fault)
 
     def _plain_fault(self, source: str, completion: Completion) -> str:
-        """Whether a translation is plainly none: empty, cut off, or (from a base model) its source again."""
+        """Whether a translation is plainly none: empty, cut off, a loop, or (from a base model) its source again."""
         if not completion.text.strip():
             return EMPTY
         if completion.finish_reason == "length":
             return CUT_OFF
+        # Only a text much longer than its source can be a loop, and looking for one takes a while.
+        if len(completion.text) > 1.3 * len(source) + 20 and pairs.repeated(source, completion.text):
+            return LOOPS
         return COPIED if self.choice.prompt == "few_shot" and pairs.copied(source, completion.text) else ""
 
 
