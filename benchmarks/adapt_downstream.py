@@ -15,8 +15,9 @@ from pathlib import Path
 
 import results  # benchmarks/results.py, beside this file
 
-from phoenix_utils.artifacts import read_json, read_rows
+from phoenix_utils.artifacts import read_json
 from phoenix_utils.evaluation import scores
+from phoenix_utils.tables import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "runs" / "lab"

@@ -17,7 +17,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,6 @@ from phoenix_utils import __version__
 from phoenix_utils.errors import PhoenixError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from phoenix_utils.profile import StageSettings
 
 STAGE_FOLDERS = {
@@ -101,57 +99,12 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
-def write_lines(path: Path, rows: Iterable[dict]) -> None:
-    """Write one JSON object a line, atomically."""
-    with write_atomic(path) as partial:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The rows that `write_lines` wrote."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
 def read_json(path: Path) -> Any:
     """Read a JSON file of a run; raises PhoenixError where it is damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError):
         raise PhoenixError(f"{path} is damaged (not valid JSON): move that stage's folder away and run again") from None
-
-
-def write_rows(path: Path, rows: Iterable[dict], schema: pa.Schema, batch: int = 1000) -> int:
-    """Stream `rows` into one Parquet file, `batch` rows in memory at a time; returns how many there were."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    total, pending = 0, []
-    with write_atomic(path) as partial:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for row in rows:
-                pending.append(row)
-                if len(pending) == batch:
-                    writer.write_table(pa.Table.from_pylist(pending, schema=schema))
-                    total, pending = total + len(pending), []
-            writer.write_table(pa.Table.from_pylist(pending, schema=schema))
-            total += len(pending)
-    return total
-
-
-def read_rows(path: Path, batch: int = 1000) -> Iterator[dict]:
-    """Stream the rows of a Parquet file; raises PhoenixError where it is missing or damaged."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not Path(path).is_file():
-        raise PhoenixError(f"{path} does not exist: run the stage that makes it first")
-    try:
-        with pq.ParquetFile(path) as file:
-            for part in file.iter_batches(batch_size=batch):
-                yield from part.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PhoenixError(f"{path} is damaged ({error}): move that stage's folder away and run again") from None
 
 
 def sha256_file(path: Path) -> str:

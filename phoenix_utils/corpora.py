@@ -79,6 +79,7 @@ PREFERENCE_HELD_OUT = 3
 """Eighths of the packaged preference pairs that no training ever sees."""
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_LICENSES = {
     "HuggingFaceH4/ultrachat_200k": "mit",
@@ -298,7 +299,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict]]:
                 continue
             place = f"{path}, line {number},"
             try:
-                row = json.loads(line)
+                row = _loads(line)
             except json.JSONDecodeError as error:
                 raise PhoenixError(f"{place} is not valid JSON: {error.msg} at column {error.colno}.") from None
             yield place, _object(row, place)
@@ -312,7 +313,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
             return
         file.seek(0)
         try:
-            rows = json.loads(file.read().removeprefix("\ufeff"))
+            rows = _loads(file.read().removeprefix("\ufeff"))
         except json.JSONDecodeError as error:
             raise PhoenixError(
                 f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
@@ -320,6 +321,25 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
     for number, row in enumerate(rows, 1):
         place = f"{path}, row {number},"
         yield place, _object(row, place)
+
+
+def _loads(text: str) -> object:
+    """JSON, with half of a surrogate pair (an escape that names no character, left by a cut-off emoji) as U+FFFD.
+
+    No file and no tokenizer can hold such a half; the replacement keeps the rest of the row.
+    """
+    value = json.loads(text)
+    return _without_surrogates(value) if _SURROGATE_ESCAPE.search(text) else value
+
+
+def _without_surrogates(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
 
 
 def _object(row: object, place: str) -> dict:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from phoenix_utils import artifacts, corpora, models
+from phoenix_utils import artifacts, corpora, models, tables
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation import adapt, measure, parallel, prompts
 from phoenix_utils.translation.adapt_settings import AdaptSettings, stage_inputs
@@ -163,7 +163,7 @@ def test_a_run_that_is_cut_off_ends_with_the_same_adapter(chosen_settings, tmp_p
     assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
     samples = [[(row["step"], row["source"]) for row in adapt.read_samples(folder)] for folder in folders]
     assert samples[0] == samples[1] and samples[0][0][0] == 0
-    curves = [[row["step"] for row in artifacts.read_lines(folder / "log.jsonl")] for folder in folders]
+    curves = [[row["step"] for row in tables.read_lines(folder / "log.jsonl")] for folder in folders]
     assert curves[0] == curves[1] == list(range(1, whole["training"]["steps"] + 1))
     # What is finished is not done again.
     monkeypatch.setattr(adapt, "choose_pairs", lambda settings: pytest.fail("a finished run chose pairs again"))
@@ -175,12 +175,12 @@ def test_products_of_a_run(chosen_settings):
     folder = artifacts.stage_path(chosen_settings.run_dir, "adapt")
     assert set(scores) == {"training", "held_out", "project", "signatures"}
     assert {"chrf", "bleu", "copied", "loop", "truncated", "wrong_language"} == set(scores["project"]["after"])
-    measured = artifacts.read_lines(folder / "measured.jsonl")
+    measured = tables.read_lines(folder / "measured.jsonl")
     assert [row["set"] for row in measured] == ["held_out"] * 3 + ["project"] * 3
     lineage = models.read_lineage(folder / "adapter")
     assert (lineage["prompt"], lineage["languages"], lineage["seed"]) == ("alma", ["en", "de"], 42)
     assert all(
-        set(row) == {"rule", "reason", "source", "target"} for row in artifacts.read_lines(folder / "rejected.jsonl")
+        set(row) == {"rule", "reason", "source", "target"} for row in tables.read_lines(folder / "rejected.jsonl")
     )
     assert not (folder / "checkpoints").exists()
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -9,15 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from phoenix_utils import artifacts
-from phoenix_utils.artifacts import open_stage, read_rows, write_atomic, write_json, write_rows
+from phoenix_utils.artifacts import open_stage, write_atomic, write_json
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.profile import StageSettings
-
-SCHEMA = pa.schema([("number", pa.int64())])
 
 
 class Demo(StageSettings):
@@ -135,20 +132,6 @@ def test_disk_trouble_is_one_sentence_and_nothing_stays(tmp_path, number, words)
         partial.write_text("half")
         raise OSError(number, os.strerror(number))
     assert os.listdir(tmp_path) == []
-
-
-def test_rows_round_trip_across_batches(tmp_path):
-    rows = [{"number": number} for number in range(25)]
-    assert write_rows(tmp_path / "rows.parquet", iter(rows), SCHEMA, batch=10) == 25
-    assert list(read_rows(tmp_path / "rows.parquet", batch=7)) == rows
-
-
-def test_a_cut_parquet_file_is_named(tmp_path):
-    path = tmp_path / "rows.parquet"
-    write_rows(path, [{"number": 1}], SCHEMA)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(PhoenixError, match=r"rows\.parquet is damaged"):
-        list(read_rows(path))
 
 
 def test_a_damaged_manifest_is_one_sentence(tmp_path, source):

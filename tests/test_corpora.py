@@ -382,3 +382,12 @@ def test_gz_is_refused_by_name(tmp_path):
         file.write("{}")
     with pytest.raises(PhoenixError, match="'.gz'"):
         list(corpora.read_chat(str(tmp_path / "c.jsonl.gz")))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_is_an_emoji(tmp_path, suffix):
+    path = tmp_path / f"rows{suffix}"
+    row = json.dumps({"instruction": "A \ud83d cut off", "output": "\ud83d\ude00 \udc00\ud800!"})
+    path.write_text(row if suffix == ".jsonl" else f"[{row}]", encoding="ascii")
+    (read,) = corpora.read_chat(str(path))
+    assert [message["content"] for message in read["messages"]] == ["A \ufffd cut off", "\U0001f600 \ufffd\ufffd!"]

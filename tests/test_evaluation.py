@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from phoenix_utils import chat, corpora, mt_metrics
-from phoenix_utils.artifacts import read_json, read_rows, stage_path, write_json
+from phoenix_utils.artifacts import read_json, stage_path, write_json
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.engines import GenerationParams
 from phoenix_utils.errors import PhoenixError
@@ -30,6 +30,7 @@ from phoenix_utils.evaluation import (
     stage,
     views,
 )
+from phoenix_utils.tables import read_rows
 
 matplotlib.use("Agg")
 
@@ -482,8 +483,8 @@ class Tags(html.parser.HTMLParser):
 @pytest.fixture
 def finished(hand_made, tmp_path):
     """The products of an evaluation whose SFT model and whose user wrote hostile HTML."""
-    from phoenix_utils.artifacts import write_rows
     from phoenix_utils.evaluation import report
+    from phoenix_utils.tables import write_rows
 
     written, likely = hand_made
     for row in written:

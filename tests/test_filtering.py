@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phoenix_utils import artifacts, corpora
+from phoenix_utils import artifacts, corpora, tables
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering import RULES, FilteringSettings, findings, report, run, token_counter
 from phoenix_utils.filtering.rules import parts
@@ -199,13 +199,13 @@ def test_settings_move_the_lines():
 def write_run(folder, chat: list[dict], preferences: list[dict], **values) -> FilteringSettings:
     limits = FilteringSettings(run_dir=str(folder), **values)
     translation = artifacts.stage_path(limits.run_dir, "translation")
-    artifacts.write_rows(translation / "chat.parquet", chat, corpora.TRANSLATED_CHAT)
-    artifacts.write_rows(translation / "preferences.parquet", preferences, corpora.TRANSLATED_PREFERENCES)
+    tables.Shards(translation / "chat", corpora.TRANSLATED_CHAT, 100).append(chat)
+    tables.Shards(translation / "preferences", corpora.TRANSLATED_PREFERENCES, 100).append(preferences)
     return limits
 
 
 def read(limits: FilteringSettings, name: str) -> list[dict]:
-    return list(artifacts.read_rows(artifacts.stage_path(limits.run_dir, "filtering") / f"{name}.parquet"))
+    return list(tables.read_rows(artifacts.stage_path(limits.run_dir, "filtering") / f"{name}.parquet"))
 
 
 @pytest.fixture(scope="module")

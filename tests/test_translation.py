@@ -1,5 +1,6 @@
 """The translation stage: resumable, each segment once, structure kept, and the real model at the end."""
 
+import importlib
 import json
 import os
 import signal
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from phoenix_utils import corpora, mt_metrics, pairs
-from phoenix_utils.artifacts import read_json, read_rows
+from phoenix_utils.artifacts import read_json
 from phoenix_utils.decoding import Completion
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.tables import read_rows
 from phoenix_utils.translation import (
     SegmentStore,
     Translation,
@@ -28,6 +30,9 @@ from phoenix_utils.translation import (
     stage_inputs,
     translate_texts,
 )
+
+# The package hands `translate` functions on, so the module itself is asked for by name.
+translate_module = importlib.import_module("phoenix_utils.translation.translate")
 
 CHAT = [
     {
@@ -86,7 +91,7 @@ def translate(sources, engine, **changes):
 
 def test_rows_come_back_in_order_with_structure_and_audit(sources):
     folder = translate(sources, Upper())
-    first, second = read_rows(folder / "chat.parquet")
+    first, second = read_rows(folder / "chat")
     assert [first["prompt_id"], second["prompt_id"]] == ["one", "two"]
     assert [m["content"] for m in first["messages"]] == [
         "SAY HELLO.\nTWICE, PLEASE.",
@@ -104,7 +109,7 @@ def test_rows_come_back_in_order_with_structure_and_audit(sources):
         "fault": "",
     }
     assert first["good"] and second["good"]
-    (pair,) = read_rows(folder / "preferences.parquet")
+    (pair,) = read_rows(folder / "preferences")
     assert pair["prompt"] == "SAY HELLO." and pair["rejected"][1]["content"] == "NO."
     assert pair["chosen"][0] == {"role": "user", "content": "SAY HELLO."}
     assert pair["prompt_source"] == "Say hello." and pair["chosen_source"][-1]["content"] == "Hello."
@@ -151,11 +156,9 @@ def test_kill_nine_in_the_middle_keeps_every_finished_batch(sources, tmp_path):
     child.wait()
     time.sleep(0.1)
     rest = Upper()
-    killed = list(read_rows(translate(sources, rest) / "chat.parquet"))
+    killed = list(read_rows(translate(sources, rest) / "chat"))
     assert len(rest.asked) == 2
-    undisturbed = list(
-        read_rows(translate({**sources, "run_dir": str(tmp_path / "far" / "other")}, Upper()) / "chat.parquet")
-    )
+    undisturbed = list(read_rows(translate({**sources, "run_dir": str(tmp_path / "far" / "other")}, Upper()) / "chat"))
     assert killed == undisturbed
 
 
@@ -168,7 +171,7 @@ def test_an_empty_translation_keeps_the_source_and_the_audit_says_so(sources):
             return done
 
     folder = translate(sources, Silent())
-    row = next(read_rows(folder / "chat.parquet"))
+    row = next(read_rows(folder / "chat"))
     assert row["messages"][0]["content"] == "Say hello.\nTwice, please."
     assert row["segments"][0]["translation"] == "" and row["segments"][0]["fault"] == "empty" and not row["good"]
 
@@ -377,3 +380,26 @@ def test_the_real_model_translates_prose_and_keeps_code():
         "```\nx\n```",
         "🙂 42",
     ]
+
+
+def test_an_interrupted_table_goes_on_behind_its_last_shard_and_a_lost_one_is_made_again(sources, monkeypatch):
+    whole = list(read_rows(translate({**sources, "run_dir": f"{sources['run_dir']}-whole"}, Upper()) / "chat"))
+    monkeypatch.setattr(translate_module, "SHARD_ROWS", 1)
+    assembled = []
+    real = translate_module._finish_chat
+
+    def dies_at_the_second(row, translated):
+        assembled.append(row["prompt_id"])
+        if len(assembled) == 2:
+            raise RuntimeError("killed")
+        return real(row, translated)
+
+    table = translate_module._TABLES["chat"]
+    monkeypatch.setitem(translate_module._TABLES, "chat", table._replace(finish=dies_at_the_second))
+    with pytest.raises(RuntimeError):
+        translate(sources, Upper())
+    folder = translate(sources, Upper())
+    assert assembled == ["one", "two", "two"]
+    assert list(read_rows(folder / "chat")) == whole
+    (folder / "chat" / "00000.parquet").unlink()
+    assert list(read_rows(translate(sources, Upper()) / "chat")) == whole

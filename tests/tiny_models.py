@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from phoenix_utils import artifacts, corpora
+from phoenix_utils import artifacts, corpora, tables
 
 DATA = Path(__file__).resolve().parent.parent / "phoenix_utils" / "data"
 
@@ -91,6 +91,6 @@ def save_tiny(folder: Path, hidden_size: int = 64) -> Path:
 def save_kept_rows(run_dir: Path, conversations: list[dict], pairs: list[dict]) -> Path:
     """A run directory whose filtering stage has kept these rows."""
     folder = artifacts.stage_path(str(run_dir), "filtering")
-    artifacts.write_rows(folder / "chat.parquet", conversations, corpora.CHAT)
-    artifacts.write_rows(folder / "preferences.parquet", pairs, corpora.PREFERENCES)
+    tables.write_rows(folder / "chat.parquet", conversations, corpora.CHAT)
+    tables.write_rows(folder / "preferences.parquet", pairs, corpora.PREFERENCES)
     return run_dir

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from datasets import Dataset
 
-from phoenix_utils import artifacts, chat
+from phoenix_utils import artifacts, chat, tables
 from phoenix_utils.errors import PhoenixError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def read_pairs(path: Path) -> Iterator[dict[str, Any]]:
     is the answer alone. Raises PhoenixError, with the row's id, for a pair that says nothing about a
     preference.
     """
-    for row in artifacts.read_rows(path):
+    for row in tables.read_rows(path):
         chosen, rejected = (
             [{"role": m["role"], "content": m["content"]} for m in row[side]] for side in ("chosen", "rejected")
         )

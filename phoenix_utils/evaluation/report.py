@@ -15,10 +15,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from phoenix_utils import plots
-from phoenix_utils.artifacts import read_json, read_rows
+from phoenix_utils.artifacts import read_json
 from phoenix_utils.evaluation.scores import COMPARISONS, METRICS, Metric
 from phoenix_utils.evaluation.settings import EvaluationSettings
 from phoenix_utils.statistics import Interval
+from phoenix_utils.tables import read_rows
 
 MODELS = {"base": "Base", "sft": "SFT", "dpo": "DPO"}
 BETTER = {"high": "higher is better", "low": "lower is better", "": "neither way is better"}

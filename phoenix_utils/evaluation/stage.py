@@ -15,16 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from phoenix_utils import hardware, training
-from phoenix_utils.artifacts import (
-    StageRun,
-    open_stage,
-    read_json,
-    read_rows,
-    stage_path,
-    write_atomic,
-    write_json,
-    write_rows,
-)
+from phoenix_utils.artifacts import StageRun, open_stage, read_json, stage_path, write_atomic, write_json
 from phoenix_utils.engines import GenerationParams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation import answers, likelihood, report, scores
@@ -38,6 +29,7 @@ from phoenix_utils.evaluation.prompts import (
     stage_inputs,
 )
 from phoenix_utils.evaluation.settings import EvaluationSettings
+from phoenix_utils.tables import read_rows, write_rows
 
 
 def run(settings: EvaluationSettings) -> Path:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from phoenix_utils import artifacts, pairs, plots
+from phoenix_utils import artifacts, pairs, plots, tables
 from phoenix_utils.filtering.rules import RULES, parts
 from phoenix_utils.filtering.settings import FilteringSettings
 
@@ -54,11 +54,11 @@ def length_points(settings: FilteringSettings, max_points: int = 2000) -> list[d
     """One point for each translated text: source_letters, ratio, foreign_share (or None), kept (its row)."""
     rejected = {
         (row["kind"], row["prompt_id"])
-        for row in artifacts.read_rows(artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet")
+        for row in tables.read_rows(artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet")
     }
     points = []
     for kind in KINDS:
-        for row in artifacts.read_rows(artifacts.stage_path(settings.run_dir, "translation") / f"{kind}.parquet"):
+        for row in tables.read_rows(artifacts.stage_path(settings.run_dir, "translation") / kind):
             for _, source, text in parts(row):
                 if source is None or not text.strip():
                     continue
@@ -108,7 +108,7 @@ def rejected_examples(settings: FilteringSettings, per_rule: int = 1) -> Iterato
     """
     path = artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet"
     typical, others = defaultdict(list), defaultdict(list)
-    for row in artifacts.read_rows(path):
+    for row in tables.read_rows(path):
         for rule in row["rules"]:
             found = typical if rule == row["rules"][0] else others
             if len(found[rule]) < per_rule:

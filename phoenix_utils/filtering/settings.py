@@ -28,4 +28,4 @@ class FilteringSettings(StageSettings):
 def stage_inputs(settings: FilteringSettings) -> dict[str, Path | str]:
     """What the stage reads: the translated rows."""
     translated = stage_path(settings.run_dir, "translation")
-    return {kind: translated / f"{kind}.parquet" for kind in ("chat", "preferences")}
+    return {kind: translated / kind for kind in ("chat", "preferences")}

@@ -1,6 +1,6 @@
 """Filter a run's translated rows: every row goes in once and comes out once, kept or with reasons.
 
-Reads   01_translation/chat.parquet, preferences.parquet
+Reads   01_translation/chat, preferences
 Writes  02_filtering/chat.parquet, preferences.parquet   kept rows, plain schemas
         02_filtering/rejected.parquet                    every other row, whole, with all its reasons
         02_filtering/summary.json                        counts by rule, licence and source; the waterfall
@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from phoenix_utils import artifacts, chat, corpora, models, pairs
+from phoenix_utils import artifacts, chat, corpora, models, pairs, tables
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering.rules import RULES, findings
 from phoenix_utils.filtering.settings import FilteringSettings, stage_inputs
@@ -52,7 +51,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
         if stage.is_complete:
             return artifacts.read_json(summary_path)
         count_tokens = count_tokens or token_counter(settings)
-        total = sum(_row_count(path) for path in inputs.values())
+        total = sum(tables.row_count(path) for path in inputs.values())
         progress = stage.progress(total, "rows")
         tallies = {}
         with tempfile.TemporaryFile("w+", dir=stage.folder, encoding="utf-8") as spool:
@@ -62,7 +61,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
                 judged = _judge(path, kind, settings, count_tokens, spool, tallies[kind])
                 _write_kept(stage.folder / f"{kind}.parquet", _watched(judged, tallies[kind], progress, done), kind)
             spool.seek(0)
-            artifacts.write_rows(stage.folder / "rejected.parquet", map(json.loads, spool), REJECTED)
+            tables.write_rows(stage.folder / "rejected.parquet", map(json.loads, spool), REJECTED)
         summary = {kind: tally.summary() for kind, tally in tallies.items()}
         artifacts.write_json(summary_path, summary)
         _refuse_nothing_kept(summary, stage.folder)
@@ -123,18 +122,11 @@ class Tally:
         }
 
 
-def _row_count(path: Path) -> int:
-    try:
-        return pq.read_metadata(path).num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PhoenixError(f"{path} is damaged ({error}): run the translation again") from None
-
-
 def _judge(
     path: Path, kind: str, settings: FilteringSettings, count_tokens: Callable, spool: IO[str], tally: Tally
 ) -> Iterator[dict]:
     """Yield the kept rows; rejected ones go to ``spool``, one JSON line each, so that memory stays flat."""
-    for row in artifacts.read_rows(path):
+    for row in tables.read_rows(path):
         found = findings(row, settings, count_tokens)
         broken = {finding.rule for finding in found}
         rules = [rule for rule in RULES if rule in broken]
@@ -159,7 +151,7 @@ def _write_kept(path: Path, rows: Iterator[dict], kind: str) -> None:
     path.unlink(missing_ok=True)  # left by an attempt that was cut off
     first = next(rows, None)
     if first is not None:
-        artifacts.write_rows(path, chain([first], rows), _SCHEMAS[kind])
+        tables.write_rows(path, chain([first], rows), _SCHEMAS[kind])
 
 
 def _refuse_nothing_kept(summary: dict, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from datasets import Dataset
 
-from phoenix_utils import artifacts, chat
+from phoenix_utils import artifacts, chat, tables
 from phoenix_utils.errors import PhoenixError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TOKENS = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.
 
 def read_conversations(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of `chat.parquet`, messages reduced to role and content."""
-    for row in artifacts.read_rows(path):
+    for row in tables.read_rows(path):
         messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
         yield {"prompt_id": row["prompt_id"], "messages": messages}
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from phoenix_utils import artifacts, corpora, hardware, lm_head, models, training
+from phoenix_utils import artifacts, corpora, hardware, lm_head, models, tables, training
 from phoenix_utils.batches import BatchPlan
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.errors import PhoenixError
@@ -216,7 +216,7 @@ class Samples(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """The untrained model first; after a resume, drop what came after the checkpoint."""
         kept = [row for row in read_samples(self.path.parent) if row["step"] <= state.global_step]
-        artifacts.write_lines(self.path, kept)
+        tables.write_lines(self.path, kept)
         self.steps = {max(1, round(share * state.max_steps)) for share in SAMPLED_AT}
         if not kept:
             self._sample(model, 0)
@@ -238,13 +238,13 @@ class Samples(TrainerCallback):
             {"step": step, "source": row.source_text, "reference": row.target_text, "translation": completion.text}
             for row, completion in zip(self.rows, done, strict=True)
         ]
-        artifacts.write_lines(self.path, [*read_samples(self.path.parent), *shown])
+        tables.write_lines(self.path, [*read_samples(self.path.parent), *shown])
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
     """The lines of `samples.jsonl`: step, source, reference, translation."""
     path = folder / "samples.jsonl"
-    return artifacts.read_lines(path) if path.is_file() else []
+    return tables.read_lines(path) if path.is_file() else []
 
 
 def adapt_and_measure(
@@ -267,7 +267,7 @@ def adapt_and_measure(
         for name, number in chosen.counts().items():
             stage.count(name, number)
         stage.note("rejected", dict(Counter(row.rule for row in chosen.rejected)))
-        artifacts.write_lines(
+        tables.write_lines(
             stage.folder / "rejected.jsonl",
             [
                 {
@@ -286,7 +286,7 @@ def adapt_and_measure(
         scores = measure.compare(sets, base, after, settings.language, settings.source_language)
         scores = {"training": metrics, **scores}
         artifacts.write_json(stage.folder / "scores.json", scores)
-        artifacts.write_lines(stage.folder / "measured.jsonl", measure.rows(sets, base, after))
+        tables.write_lines(stage.folder / "measured.jsonl", measure.rows(sets, base, after))
         training.remove_checkpoints(stage)
         stage.count("steps", metrics["steps"])
     return scores

@@ -6,7 +6,8 @@ import html
 from collections import Counter
 from pathlib import Path
 
-from phoenix_utils.artifacts import read_json, read_rows
+from phoenix_utils.artifacts import read_json
+from phoenix_utils.tables import read_rows
 from phoenix_utils.translation.protect import protected_spans
 from phoenix_utils.translation.segments import Document
 
@@ -38,7 +39,7 @@ def _span(style: str, text: str) -> str:
 def segment_rows(folder: Path) -> list[dict]:
     """Every audited segment of a run's chat rows and pairs, each distinct text once."""
     seen: dict[str, dict] = {}
-    for name in ("chat.parquet", "preferences.parquet"):
+    for name in ("chat", "preferences"):
         for row in read_rows(folder / name):
             for segment in row["segments"]:
                 seen.setdefault(segment["text"], segment)
@@ -81,7 +82,7 @@ def translation_summary(folder: Path) -> dict[str, float | int]:
     attempts = Counter(segment["attempt"] for segment in segments if not segment["fault"])
     return {
         "conversations": counts["chat_rows"],
-        "preference pairs": counts["preference_rows"],
+        "preference pairs": counts["preferences_rows"],
         "rows without a failed segment": counts["rows_good"],
         "distinct segments": counts["segments"],
         "source characters": counts["characters"],

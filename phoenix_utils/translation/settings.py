@@ -46,9 +46,21 @@ class TranslationSettings(StageSettings):
         description="a longer line is translated sentence by sentence, packed up to so many characters",
     )
     max_new_tokens: int = Field(128, ge=8, description="most tokens one translated segment may have")
+    num_beams: int = Field(
+        1, ge=1, le=16, description="1 is greedy; more search for the likeliest translation (transformers engine only)"
+    )
     batch_tokens: int = Field(32768, ge=256, description="tokens in one batch of the transformers engine")
     load_in_4bit: bool = Field(False, description="load the translator in NF4 (bitsandbytes), for small GPUs")
     num_gpus: int = Field(1, ge=1, description="GPUs that one vllm engine spreads the translator over")
+
+    @field_validator("num_beams")
+    @classmethod
+    def _beams_need_transformers(cls, num_beams: int, info: ValidationInfo) -> int:
+        if num_beams > 1 and info.data.get("engine") in ("vllm", "server"):
+            raise ValueError(
+                f"engine {info.data['engine']} has no beam search here: leave it at 1, or use transformers"
+            )
+        return num_beams
 
     @field_validator("base_url")
     @classmethod

@@ -8,13 +8,16 @@ translated once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from phoenix_utils import corpora
-from phoenix_utils.artifacts import STAGE_FOLDERS, StageRun, describe_inputs, fingerprint, open_stage, write_rows
+from phoenix_utils.artifacts import STAGE_FOLDERS, StageRun, describe_inputs, fingerprint, open_stage
+from phoenix_utils.tables import Shards
 from phoenix_utils.translation import prompts
 from phoenix_utils.translation.segments import Document, split
 from phoenix_utils.translation.settings import TranslationSettings
@@ -25,6 +28,8 @@ from phoenix_utils.translation.translator import Translation, Translator, choose
 WINDOW = 2048
 # Rows whose segments are written to the index in one commit.
 ROWS_AT_ONCE = 1000
+# Rows of a full Parquet file: an interruption while rows are put together loses those of one file, seconds of work.
+SHARD_ROWS = 10_000
 STORE = "segments.sqlite"
 
 
@@ -103,8 +108,8 @@ def _source(name: str) -> Path | str:
 def run(settings: TranslationSettings, translator: Translator | None = None) -> Path:
     """Translate both corpora into `01_translation/`; returns the folder.
 
-    Writes `chat.parquet`, `preferences.parquet` (schemas in `corpora`) and `segments.sqlite`. Interrupted at any
-    moment, it goes on where it stopped. Give `translator` to go on using the model it loads.
+    Writes `chat/` and `preferences/` (folders of Parquet shards, schemas in `corpora`) and `segments.sqlite`.
+    Interrupted at any moment, it goes on where it stopped. Give `translator` to go on using the model it loads.
     """
     translator = translator or Translator(settings)
     with open_stage("translation", settings, stage_inputs(settings)) as stage:
@@ -114,15 +119,14 @@ def run(settings: TranslationSettings, translator: Translator | None = None) -> 
             _collect(store, settings)
             stage.count("segments_reused", store.reuse(_stores_beside(stage.folder)))
             _translate_pending(store, translator, stage)
-            good = _Counted()
-            chat = good.seen(_assembled(_chat_rows(settings), store, settings, _finish_chat))
-            stage.count("chat_rows", write_rows(stage.folder / "chat.parquet", chat, corpora.TRANSLATED_CHAT))
-            pairs = good.seen(_assembled(_preference_rows(settings), store, settings, _finish_preference))
-            stage.count(
-                "preference_rows",
-                write_rows(stage.folder / "preferences.parquet", pairs, corpora.TRANSLATED_PREFERENCES),
-            )
-            stage.count("rows_good", good.rows)
+            good = 0
+            for kind, table in _TABLES.items():
+                shards = Shards(stage.folder / kind, table.schema, SHARD_ROWS)
+                rest = islice(table.rows(settings), shards.rows, None)
+                shards.append(_assembled(rest, store, settings, table.finish))
+                stage.count(f"{kind}_rows", shards.rows)
+                good += shards.total("good")
+            stage.count("rows_good", good)
             for name, number in store.totals().items():
                 stage.count(name, number)
     return stage.folder
@@ -146,7 +150,8 @@ def _preference_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict
 
 
 def _collect(store: SegmentStore, settings: TranslationSettings) -> None:
-    for rows in (_chat_rows(settings), _preference_rows(settings)):
+    for table in _TABLES.values():
+        rows = table.rows(settings)
         while window := list(islice(rows, ROWS_AT_ONCE)):
             texts = (text for _, parts in window for text in parts.values())
             store.add(segment.source for text in texts for segment in _split(text, settings).segments)
@@ -154,7 +159,8 @@ def _collect(store: SegmentStore, settings: TranslationSettings) -> None:
 
 def translator_fingerprint(settings: TranslationSettings) -> str:
     """What two runs must have in common for one to take over the other's translations: all that decides them."""
-    names = ("source_language", "language", "model", "engine", "prompt", "max_new_tokens", "load_in_4bit", "seed")
+    names = ("source_language", "language", "model", "engine", "prompt")
+    names += ("num_beams", "max_new_tokens", "load_in_4bit", "seed")
     adapter = choose_translator(settings).adapter
     described = describe_inputs({"adapter": adapter} if adapter else {})
     return fingerprint([{name: getattr(settings, name) for name in names}, described])
@@ -211,17 +217,6 @@ def _assembled(rows: Iterable, store: SegmentStore, settings: TranslationSetting
         yield {**finish(row, translated), "segments": audit, "good": good}
 
 
-class _Counted:
-    """Counts the good rows among those that pass by."""
-
-    rows = 0
-
-    def seen(self, rows: Iterable[dict]) -> Iterator[dict]:
-        for row in rows:
-            self.rows += row["good"]
-            yield row
-
-
 def _audit(translation: Translation) -> dict[str, Any]:
     names = ("finish_reason", "mean_logprob", "attempt", "fault")
     return {name: getattr(translation, name) for name in names}
@@ -250,3 +245,17 @@ def _finish_preference(row: dict, translated: dict[str, str]) -> dict:
         "chosen_source": row["chosen"],
         "rejected_source": row["rejected"],
     }
+
+
+class _Table(NamedTuple):
+    """One of the two corpora: its rows with the texts of each, how a translated row looks, and its schema."""
+
+    rows: Callable[[TranslationSettings], Iterator[tuple[dict, dict[str, str]]]]
+    finish: Callable[[dict, dict[str, str]], dict]
+    schema: pa.Schema
+
+
+_TABLES = {
+    "chat": _Table(_chat_rows, _finish_chat, corpora.TRANSLATED_CHAT),
+    "preferences": _Table(_preference_rows, _finish_preference, corpora.TRANSLATED_PREFERENCES),
+}

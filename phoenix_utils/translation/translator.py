@@ -77,6 +77,7 @@ class Translator:
             max_new_ratio=LONGEST_TRANSLATION,
             stop=stop,
             seed=settings.seed,
+            num_beams=settings.num_beams,
         )
 
     @property
