@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -403,3 +404,40 @@ def test_an_interrupted_table_goes_on_behind_its_last_shard_and_a_lost_one_is_ma
     assert list(read_rows(folder / "chat")) == whole
     (folder / "chat" / "00000.parquet").unlink()
     assert list(read_rows(translate(sources, Upper()) / "chat")) == whole
+
+
+def test_three_random_kills_in_two_thousand_rows_change_nothing(tmp_path):
+    chat = tmp_path / "chat.jsonl"
+    rows = [
+        {"instruction": f"Name {n} things.\nOr {n % 700} others.", "output": f"- {n} stones\n- a `list`"}
+        for n in range(2000)
+    ]
+    chat.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIRS[0]))
+    sources = {"chat": str(chat), "preferences": str(tmp_path / "pairs.jsonl"), "max_rows": None}
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from test_translation import Upper, translate\n"
+        "class Batches(Upper):\n"
+        "    def generate(self, prompts, params, on_batch=None):\n"
+        "        done = super().generate(prompts, params)\n"
+        "        for at in range(0, len(done), 50):\n"
+        "            if on_batch: on_batch(list(range(len(done)))[at:at + 50], done[at:at + 50]); time.sleep(0.02)\n"
+        "        return done\n"
+        f"translate({sources | {'run_dir': str(tmp_path / 'killed')}!r}, Batches())\n"
+    )
+    seed = random.randrange(10**6)
+    print("seed of the kills:", seed)
+    waits = random.Random(seed)
+    store = tmp_path / "killed" / "01_translation" / "segments.sqlite"
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", code, os.path.dirname(__file__)])
+        while not store.exists() and child.poll() is None:
+            time.sleep(0.01)
+        time.sleep(waits.uniform(0, 2.5))
+        child.kill()
+        child.wait()
+    killed = translate({**sources, "run_dir": str(tmp_path / "killed")}, Upper())
+    undisturbed = translate({**sources, "run_dir": str(tmp_path / "elsewhere" / "whole")}, Upper())
+    for table in ("chat", "preferences"):
+        assert list(read_rows(killed / table)) == list(read_rows(undisturbed / table))
