@@ -213,6 +213,7 @@ def _convert(raw: Iterator[tuple[str, dict]], kind: str, source: str, skipped: C
     """Raw rows (with the place each came from) to schema rows; unusable ones are counted, not passed on."""
     convert = layouts.chat_rows if kind == "chat" else layouts.preference_rows
     name, _ = _name_and_split(source)
+    origin, license_ = _origin(name), _HUB_LICENSES.get(name, "unknown")
     for index, (place, row) in enumerate(raw):
         try:
             converted = list(convert(row))
@@ -226,8 +227,8 @@ def _convert(raw: Iterator[tuple[str, dict]], kind: str, source: str, skipped: C
             yield {
                 "prompt_id": _row_id(row, content, index, part if len(converted) > 1 else None),
                 **content,
-                "source": _text(row.get("source")) or _origin(name),
-                "license": _text(row.get("license")) or _HUB_LICENSES.get(name, "unknown"),
+                "source": _text(row.get("source")) or origin,
+                "license": _text(row.get("license")) or license_,
             }
 
 

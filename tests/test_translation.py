@@ -204,7 +204,7 @@ def test_control_characters_do_not_break_the_store(tmp_path):
     with SegmentStore(tmp_path / "segments.sqlite") as store:
         store.add(["a\x00b", "ok"])
         store.put(["ok"], [Translation("gut", "stop", -1.0)])
-        assert store.get(["ok"])[0].text == "gut" and store.pending() == ["a\x00b"]
+        assert store.get(["ok"])[0].text == "gut" and list(store.pending(5)) == [["a\x00b"]]
         with pytest.raises(KeyError):
             store.get(["ok", "a\x00b"])
 
@@ -404,6 +404,20 @@ def test_an_interrupted_table_goes_on_behind_its_last_shard_and_a_lost_one_is_ma
     assert list(read_rows(folder / "chat")) == whole
     (folder / "chat" / "00000.parquet").unlink()
     assert list(read_rows(translate(sources, Upper()) / "chat")) == whole
+
+
+def test_pending_segments_come_in_windows_once_each_in_the_order_of_the_corpus(tmp_path):
+    with SegmentStore(tmp_path / "segments.sqlite") as store:
+        store.add(["c", "a", "c", "b"])
+        store.add(["d", "a", "e"])
+        store.put(["a"], [Translation("A", "stop", -1.0)])
+        asked = []
+        for window in store.pending(2):
+            asked.append(window)
+            store.put(window, [Translation(text.upper(), "stop", -1.0) for text in window])
+        assert asked == [["c", "b"], ["d", "e"]] and list(store.pending(2)) == []
+        assert [done.text for done in store.get(["e", "a", "e", "c"])] == ["E", "A", "E", "C"]
+        assert store.totals() == {"segments": 5, "done": 5, "characters": 5, "characters_done": 5}
 
 
 def test_three_random_kills_in_two_thousand_rows_change_nothing(tmp_path):

@@ -186,7 +186,7 @@ def _translate_pending(store: SegmentStore, translator: Translator, stage: Stage
         started, before = time.monotonic(), totals["characters_done"]
         done = before
         progress.update(done)
-        while texts := store.pending(WINDOW):
+        for texts in store.pending(WINDOW):
 
             def keep(indices: list[int], translations: list[Translation], texts=texts) -> None:
                 nonlocal done
