@@ -107,8 +107,7 @@ class SegmentStore:
         """
         last = -1
         while rows := self.connection.execute(
-            "SELECT id, text FROM segments WHERE id > ? AND NOT EXISTS (SELECT 1 FROM done WHERE done.id = segments.id) "
-            "ORDER BY id LIMIT ?",
+            "SELECT id, text FROM segments WHERE id > ? AND id NOT IN (SELECT id FROM done) ORDER BY id LIMIT ?",
             (last, limit),
         ).fetchall():
             last = rows[-1][0]
