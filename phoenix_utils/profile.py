@@ -189,6 +189,7 @@ def load_profile(
     for key in data:
         choose("key", str(key), choose_known)
     shared = {key: data[key] for key in SHARED_KEYS if key in data}
+    needs = _read_needs(path, data, overrides)
     stages = {}
     for stage, model in models.items():
         section = data.get(stage)
@@ -203,18 +204,24 @@ def load_profile(
                 for key, text in (overrides or {}).get(stage, {}).items()
             },
         }
+        if "price_per_hour" in model.model_fields and values.get("price_per_hour") is None and needs.price_per_hour:
+            values["price_per_hour"] = needs.price_per_hour * max(1, needs.gpus)
         stages[stage] = build_settings(model, values, f"{stage}.")
+    return Profile(
+        name=str(data.get("name", path.stem)),
+        description=str(data.get("description", "")),
+        hardware=needs,
+        stages=stages,
+    )
+
+
+def _read_needs(path: Path, data: dict, overrides: dict[str, dict[str, str]] | None) -> HardwareNeeds:
     needs = data.get("hardware") or {}
     if not isinstance(needs, dict):
         raise PhoenixError(f"{path.name}: hardware is {needs!r}; a section of settings is wanted")
     texts = (overrides or {}).get("hardware", {})
     needs = {**needs, **{key: parse_override(HardwareNeeds, key, text, "hardware.") for key, text in texts.items()}}
-    return Profile(
-        name=str(data.get("name", path.stem)),
-        description=str(data.get("description", "")),
-        hardware=build_settings(HardwareNeeds, needs, "hardware."),
-        stages=stages,
-    )
+    return build_settings(HardwareNeeds, needs, "hardware.")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

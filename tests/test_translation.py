@@ -116,6 +116,13 @@ def test_rows_come_back_in_order_with_structure_and_audit(sources):
     assert pair["prompt_source"] == "Say hello." and pair["chosen_source"][-1]["content"] == "Hello."
 
 
+def test_a_price_is_counted_and_does_not_make_another_run_of_it(sources):
+    folder = translate(sources, Upper(), price_per_hour=3600.0)
+    manifest = read_json(folder / "manifest.json")
+    assert 0 < manifest["notes"]["euros"] <= manifest["seconds"] + 0.1
+    assert translate(sources, Upper(fail_after=0), price_per_hour=None) == folder
+
+
 def test_equal_segments_are_asked_for_once(sources):
     engine = Upper()
     translate(sources, engine)

@@ -184,7 +184,7 @@ def _translate_pending(store: SegmentStore, translator: Translator, stage: Stage
         stage.note("engine", type(translator.engine).__name__)
         stage.note("translator", translator.choice.reason)
         started, before = time.monotonic(), totals["characters_done"]
-        done = before
+        done, price = before, translator.settings.price_per_hour
         progress.update(done)
         for texts in store.pending(WINDOW):
 
@@ -192,12 +192,15 @@ def _translate_pending(store: SegmentStore, translator: Translator, stage: Stage
                 nonlocal done
                 store.put([texts[index] for index in indices], translations)
                 done += sum(len(texts[index]) for index in indices)
-                rate = (done - before) / (time.monotonic() - started)
-                progress.update(done, **{"characters/s": f"{rate:.0f}"})
+                seconds = time.monotonic() - started
+                cost = {} if price is None else {"EUR so far": f"{price * seconds / 3600:.2f}"}
+                progress.update(done, **{"characters/s": f"{(done - before) / seconds:.0f}"}, **cost)
 
             translator.translate_segments(texts, keep)
         characters = totals["characters"] - before
         stage.note("characters_per_second", characters / (time.monotonic() - started))
+        if price is not None:
+            stage.note("euros", round(price * (time.monotonic() - started) / 3600, 4))
     progress.close(f"{totals['segments']:,} distinct segments, {todo:,} of them translated now")
 
 
