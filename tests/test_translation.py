@@ -138,6 +138,18 @@ def test_a_failing_engine_loses_nothing_and_the_next_run_asks_only_for_the_rest(
     assert read_json(folder / "manifest.json")["counts"]["segments"] == 5
 
 
+def test_an_engine_that_answers_too_few_prompts_is_one_sentence_and_loses_nothing(sources):
+    class Lazy(Upper):
+        def generate(self, prompts, params, on_batch=None):
+            return super().generate(prompts[:-2], params, on_batch)
+
+    with pytest.raises(PhoenixError, match="the Lazy gave 3 answers to 5 prompts: what was finished is kept"):
+        translate(sources, Lazy())
+    rest = Upper()
+    translate(sources, rest)
+    assert len(rest.asked) == 2
+
+
 def test_a_finished_run_loads_no_model_and_other_settings_are_refused(sources):
     folder = translate(sources, Upper())
     settings = TranslationSettings(**sources, max_rows=60)
