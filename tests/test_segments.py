@@ -77,6 +77,11 @@ def test_marks_stay_in_front_and_tables_go_cell_by_cell():
     assert document.join([piece.upper() for piece in document.texts]) == text.upper().replace("[ ]", "[ ]")
 
 
+def test_columns_set_apart_by_tabs_stay_apart():
+    assert split("name:\tred shoes\tsize\fnext page").texts == ["name:", "red shoes", "size", "next page"]
+    assert split("See `a\tb` there").segments[0].spans == ("`a\tb`",)
+
+
 def test_long_lines_are_packed_sentence_by_sentence():
     text = "This is one sentence. " * 20
     segments = split(text, max_chars=100).texts

@@ -123,6 +123,41 @@ def test_a_price_is_counted_and_does_not_make_another_run_of_it(sources):
     assert translate(sources, Upper(fail_after=0), price_per_hour=None) == folder
 
 
+ODD = {
+    "white space": " \t\n\n  ",
+    "only code": "```\nx = 1\n```",
+    "only emoji": "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+    "one long line": "This has no end and " * 10_000,
+    "one long word": "x" * 200_000,
+    "an open fence": "Look:\n```python\nprint(1)\nand on it goes",
+    "a fence too many": "```\na\n```\nprose\n```\n",
+    "mixed line endings": "one\r\ntwo\rthree\nfour\u2028five\x0bsix\x0c",
+    "right to left": "\u0627\u0644\u0633\u0644\u0627\u0645 \u200fabc\u200e `x` \u05e9\u05dc\u05d5\u05dd.",
+    "control characters": "a\x00b\x07c\x1b[31mred\x1b[0m \ufeff",
+}
+
+
+def test_odd_texts_come_through_the_stage_unharmed(sources, tmp_path):
+    class Echo(Upper):
+        def generate(self, prompts, params, on_batch=None):
+            done = [
+                Completion(prompt.rpartition("\nEnglish: ")[2].removesuffix("\nGerman:"), "stop", -0.5)
+                for prompt in prompts
+            ]
+            if on_batch:
+                on_batch(list(range(len(done))), done)
+            return done
+
+    rows = [{"instruction": f"Explain {name}.", "output": f"{text}?"} for name, text in ODD.items()]
+    (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = translate(sources, Echo(), chat=str(tmp_path / "odd.jsonl"))
+    found = {row["messages"][0]["content"]: row for row in read_rows(folder / "chat")}
+    for row in rows:
+        translated = found[row["instruction"]]
+        assert translated["messages"] == translated["messages_source"], row["instruction"]
+        assert translated["good"], row["instruction"]
+
+
 def test_equal_segments_are_asked_for_once(sources):
     engine = Upper()
     translate(sources, engine)
