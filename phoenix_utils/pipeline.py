@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import artifacts, hardware, hub, notebooks
+from phoenix_utils import artifacts, hardware, hub, notebooks, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, project_root, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.profile import Profile, StageSettings, choose, find_profile, load_profile, load_settings
@@ -256,7 +256,6 @@ def make_adapt_settings(path: str | None, overrides: list[str], out: str | None,
     The first row of every local source is read and the notebook's parameters are compared, so that nothing
     starts that must fail. Raises PhoenixError for the first thing that is wrong.
     """
-    from phoenix_utils import corpora
     from phoenix_utils.models import check_reachable
     from phoenix_utils.translation.parallel import read_parallel
 
@@ -271,7 +270,7 @@ def make_adapt_settings(path: str | None, overrides: list[str], out: str | None,
     settings = settings.model_copy(update={"run_dir": str(run_dir), "redo": redo})
     notebooks.check_notebook(notebook_path("adapt"), type(settings))
     check_reachable(settings.model)
-    datasets = [name for name in settings.pairs if corpora.is_hub_name(name)]
+    datasets = [name for name in settings.pairs if sources.is_hub_name(name)]
     for name in settings.pairs:
         if name not in datasets and not next(read_parallel(name, settings.source_language, settings.language), None):
             raise PhoenixError(f"{name} is empty: name a source with pairs")

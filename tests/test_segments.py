@@ -5,7 +5,7 @@ import json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phoenix_utils import corpora
+from phoenix_utils import sources
 from phoenix_utils.translation import split
 
 PIECES = st.sampled_from(
@@ -56,7 +56,7 @@ def test_segments_are_trimmed_lines_with_a_letter(text):
 
 def test_every_text_of_the_packaged_corpora_survives():
     for name in ("conversations.jsonl", "preferences.jsonl", "conversations.de.jsonl"):
-        for line in corpora.packaged(name).read_text().splitlines():
+        for line in sources.packaged(name).read_text().splitlines():
             row = json.loads(line)
             for message in row.get("messages") or row["chosen"] + row["rejected"]:
                 document = split(message["content"])

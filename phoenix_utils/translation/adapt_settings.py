@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from phoenix_utils import corpora
+from phoenix_utils import sources
 from phoenix_utils.profile import StageSettings
 
 
@@ -69,7 +69,7 @@ def stage_inputs(settings: AdaptSettings) -> dict[str, Path | str]:
     for number, name in enumerate(settings.pairs):
         path = Path(name).expanduser()
         if name == "package:pairs":
-            found[f"pairs_{number}"] = corpora.packaged(
+            found[f"pairs_{number}"] = sources.packaged(
                 f"pairs_train.{settings.source_language}-{settings.language}.jsonl"
             )
         elif path.exists():

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from phoenix_utils import corpora
+from phoenix_utils import corpora, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, StageRun, describe_inputs, fingerprint, open_stage
 from phoenix_utils.tables import Shards
 from phoenix_utils.translation import prompts
@@ -94,14 +94,14 @@ def check_sources(settings: TranslationSettings) -> None:
     readers = {"chat": corpora.read_chat, "preferences": corpora.read_preferences}
     for name, read in readers.items():
         source = getattr(settings, name)
-        if not corpora.is_hub_name(source):
+        if not sources.is_hub_name(source):
             next(read(source, 1))
 
 
 def _source(name: str) -> Path | str:
     """The file or folder behind a source's name; a hub id stays a text, for it has no bytes to hash here."""
     if name.startswith("package:"):
-        return corpora.packaged(f"{name.removeprefix('package:')}.jsonl")
+        return sources.packaged(f"{name.removeprefix('package:')}.jsonl")
     return Path(name) if Path(name).exists() else f"hub:{name}"
 
 
