@@ -373,7 +373,7 @@ def kills() -> dict:
             child.kill()
             child.wait()
             shown = sqlite3.connect(folder / "two/killed/01_translation/segments.sqlite")
-            print(f"kills: killed with {shown.execute('SELECT count(translation) FROM segments').fetchone()[0]:,} done")
+            print(f"kills: killed with {shown.execute('SELECT count(*) FROM done').fetchone()[0]:,} done")
             shown.close()
         _translate_in_process(folder, "two/killed").wait()
         killed = _rows_of(folder / "two/killed")
