@@ -10,9 +10,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from phoenix_utils.errors import PhoenixError
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -70,6 +67,8 @@ def name_and_split(source: str) -> tuple[str, str | None]:
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    import pyarrow as pa  # slow to import, and most who ask where rows come from read none
+
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise PhoenixError(f"{path} ends in {suffix!r}; files of these kinds are read: {', '.join(_SUFFIXES)}.")
@@ -150,6 +149,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    import pyarrow.parquet as pq
+
     number = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=500):
