@@ -155,6 +155,12 @@ def loss_mask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
     return ids, mask
 
 
+def keep_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Let `render` use the template that a finished chat model came with, where it has one; whether it has."""
+    tokenizer.keeps_template = isinstance(tokenizer.chat_template, str)
+    return tokenizer.keeps_template
+
+
 def set_stop_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make generation end at the template's end of a turn, whatever the base model used to end at."""
     config = model.generation_config
@@ -165,9 +171,10 @@ def set_stop_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's own template if it marks the assistant's part (ours does), else ours."""
+    """The tokenizer's own template if it marks the assistant's part (ours does) or is to be kept, else ours."""
     own = tokenizer.chat_template
-    return own if isinstance(own, str) and "endgeneration" in own else template_for(tokenizer)
+    marked = isinstance(own, str) and ("endgeneration" in own or getattr(tokenizer, "keeps_template", False))
+    return own if marked else template_for(tokenizer)
 
 
 def _check(messages: Sequence[Message]) -> None:

@@ -129,7 +129,7 @@ def make_plan(
     for name in RUN_STAGES:
         notebooks.check_notebook(notebook_path(name), STAGES[name].settings_model())
     _check_inputs(plan)
-    plan.problems = _machine_problems(plan) + _hub_problems(plan)
+    plan.problems = _machine_problems(plan) + _hub_problems(plan) + _evaluation_problems(plan)
     return plan
 
 
@@ -180,10 +180,18 @@ def _check_inputs(plan: Plan) -> None:
 def _hub_problems(plan: Plan) -> list[str]:
     """What of the plan lives on the hub and cannot be had from it."""
     names = [plan.settings(name).model for name in plan.stages]
+    if "evaluation" in plan.stages:
+        names += [name for name in plan.settings("evaluation").models if name not in ("base", "sft", "dpo")]
     models = [name for name in names if not name.startswith("embedded:") and not Path(name).expanduser().is_dir()]
     sources = STAGES["translation"].inputs(plan.settings("translation")) if "translation" in plan.stages else {}
     datasets = [source.removeprefix("hub:").partition(":")[0] for source in sources.values() if isinstance(source, str)]
     return hub.unreachable(models, datasets)
+
+
+def _evaluation_problems(plan: Plan) -> list[str]:
+    """A judge without a key or an unknown benchmark, found before hours of training."""
+    module = STAGES["evaluation"].module
+    return module.problems(plan.settings("evaluation")) if "evaluation" in plan.stages else []
 
 
 def _machine_problems(plan: Plan) -> list[str]:
