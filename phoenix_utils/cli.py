@@ -94,7 +94,7 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
     from rich.console import Console
     from rich.table import Table
 
-    from phoenix_utils import hardware, pipeline
+    from phoenix_utils import hardware, needs, pipeline
     from phoenix_utils.translation import forecast
 
     plan = pipeline.make_plan(profile, overrides, out)
@@ -109,7 +109,7 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
                 table.add_row(name, str(getattr(settings, name)), field.description)
         console.print(table)
     machine, settings = hardware.describe(), plan.settings("translation")
-    for line in pipeline.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
+    for line in needs.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
         console.print(line)
     console.print(f"this machine: {machine}")
     verdict = "; ".join(plan.problems)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import artifacts, hardware, hub, notebooks, sources
+from phoenix_utils import artifacts, hub, needs, notebooks, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, project_root, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.profile import Profile, StageSettings, choose, find_profile, load_profile, load_settings
@@ -129,7 +129,7 @@ def make_plan(
     for name in RUN_STAGES:
         notebooks.check_notebook(notebook_path(name), STAGES[name].settings_model())
     _check_inputs(plan)
-    plan.problems = _machine_problems(plan) + _hub_problems(plan) + _evaluation_problems(plan)
+    plan.problems = needs.machine_problems(plan) + _hub_problems(plan) + _evaluation_problems(plan)
     return plan
 
 
@@ -192,35 +192,6 @@ def _evaluation_problems(plan: Plan) -> list[str]:
     """A judge without a key or an unknown benchmark, found before hours of training."""
     module = STAGES["evaluation"].module
     return module.problems(plan.settings("evaluation")) if "evaluation" in plan.stages else []
-
-
-def _machine_problems(plan: Plan) -> list[str]:
-    needs, machine = plan.profile.hardware, hardware.describe()
-    problems = []
-    if needs.device == "cuda":
-        fitting = [gpu for gpu in machine.gpus if gpu.memory_gb >= needs.gpu_memory_gb * 0.92]
-        if len(fitting) < needs.gpus:
-            problems.append(
-                f"needs {needs.gpus} GPU(s) with {needs.gpu_memory_gb:g} GB; this machine has "
-                f"{len(machine.gpus) or 'no'} GPU(s), {len(fitting)} of them large enough"
-            )
-    if machine.ram_gb < needs.ram_gb:
-        problems.append(f"needs {needs.ram_gb:g} GB of main memory; this machine has {machine.ram_gb:.0f} GB")
-    return problems
-
-
-def memory_lines(plan: Plan) -> list[str]:
-    """Estimated memory of each stage that loads a model, in words; unknown sizes are called unknown."""
-    lines = []
-    for name in ("translation", "sft", "dpo", "evaluation"):
-        settings = plan.settings(name)
-        billions = hardware.known_parameters(settings.model)
-        if billions is None:
-            lines.append(f"{name}: memory unknown, since {settings.model} does not say how large it is")
-            continue
-        needed = hardware.estimate_stage_gb(name, settings, billions)
-        lines.append(f"{name}: {settings.model}, {billions:g} B parameters, about {needed:.1f} GB")
-    return lines
 
 
 class StageFailed(Exception):

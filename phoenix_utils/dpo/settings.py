@@ -7,10 +7,10 @@ from pydantic import Field
 
 from phoenix_utils import artifacts
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.profile import StageSettings
+from phoenix_utils.training_settings import LearningRate, SaveSteps, Schedule, TrainingSettings
 
 
-class DpoSettings(StageSettings):
+class DpoSettings(TrainingSettings):
     """How the SFT model is trained further on preference pairs, spelled as TRL and transformers spell it.
 
     What is trained
@@ -35,7 +35,7 @@ class DpoSettings(StageSettings):
         0.0, ge=0, lt=0.5, description="share of pairs that may be the wrong way round, for the robust loss"
     )
     max_length: int = Field(
-        1024, ge=16, description="longest prompt with answer in tokens; longer pairs are left out, never cut"
+        512, ge=16, description="longest prompt with answer in tokens; longer pairs are left out, never cut"
     )
     global_batch: int = Field(4, ge=1, description="pairs in one optimizer step, on all devices together")
     per_device_train_batch_size: int = Field(
@@ -44,26 +44,12 @@ class DpoSettings(StageSettings):
         description="most pairs in one device's memory at once; accumulation makes up the global batch",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="times that every pair is seen")
-    learning_rate: float = Field(5e-5, gt=0, description="highest learning rate; much lower than that of SFT")
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        "linear", description="how the learning rate falls after the warmup"
-    )
-    warmup_steps: float = Field(
-        0.1, ge=0, description="steps over which the learning rate rises; below 1 a share of all steps"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, description="longest gradient; a longer one is shortened to it")
+    learning_rate: LearningRate = Field(5e-5, description="highest learning rate; much lower than that of SFT")
+    lr_scheduler_type: Schedule = "linear"
+    save_steps: SaveSteps = 2
     precompute_ref_log_probs: bool = Field(
         True, description="ask the reference once before training instead of at every step"
     )
-    gradient_checkpointing: bool = Field(
-        False, description="compute activations twice to keep fewer; for models that need the memory"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="number type to compute in; auto chooses by the hardware and says why"
-    )
-    save_steps: int = Field(2, ge=1, description="steps between checkpoints to resume from")
-    logging_steps: int = Field(1, ge=1, description="steps between lines of log.jsonl")
 
 
 def stage_inputs(settings: DpoSettings) -> dict[str, Path | str]:

@@ -85,7 +85,7 @@ def load_sft_tokenizer(settings: DpoSettings) -> Any:
     folder = artifacts.stage_path(settings.run_dir, "sft")
     saved = folder / ("model" if (folder / "model").is_dir() else "adapter")
     languages = (settings.source_language, settings.language)
-    return chat.apply_template(chat.saved_tokenizer(saved, settings.model, languages))
+    return chat.saved_tokenizer(saved, settings.model, languages)
 
 
 def build_trainer(settings: DpoSettings, stage: artifacts.StageRun, tokenizer: Any, dataset: Any) -> Trainer:
@@ -101,7 +101,7 @@ def build_trainer(settings: DpoSettings, stage: artifacts.StageRun, tokenizer: A
         args=DPOConfig(**trainer_keywords(settings, stage, dtype, machine)),
         train_dataset=dataset,
         processing_class=tokenizer,
-        callbacks=[training.Reporter(stage)],
+        callbacks=training.callbacks(settings, stage),
     )
     training.keep_trainable_float32(trainer.model, dtype)
     return trainer
