@@ -2,9 +2,10 @@
 
     python book/build.py --run runs/mini --adapt runs/adapt
 
-The pages, the executed copies, `_config.yml` and `_toc.yml` are laid out in `book/_build/source`, Jupyter
-Book builds `book/_build/html` from it with warnings as errors, and the result is looked over: every page of
-the table of contents is there, every notebook shows its outputs, nothing is fetched from the network.
+The pages, the executed copies, `_config.yml` and `_toc.yml` are laid out in `book/_build/source`, and
+`reference.py` adds the pages that it writes from the code and the run's manifests. Jupyter Book builds
+`book/_build/html` from it with warnings as errors, and the result is looked over: every page of the table of
+contents is there, every notebook shows its outputs, nothing is fetched from the network.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import reference
 import yaml
 
 from phoenix_utils.artifacts import STAGE_FOLDERS, read_json
@@ -83,7 +85,7 @@ def _check_outputs(path: Path, cells: list[dict]) -> None:
 def lay_out(notebooks: dict[str, Path], source: Path) -> None:
     """Copy pages, executed notebooks and configuration to `source`, in the places the project has them."""
     shutil.copytree(ROOT / "book", source / "book", ignore=shutil.ignore_patterns("_build", "__pycache__"))
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "CITATION.cff"):
         shutil.copy(ROOT / name, source / name)
     (source / "_static").mkdir()
     shutil.copy(_mathjax(), source / "_static" / "mathjax.js")
@@ -146,6 +148,7 @@ def build(run: Path, adapt: Path) -> Path:
     shutil.rmtree(BUILD, ignore_errors=True)
     source = BUILD / "source"
     lay_out(copies, source)
+    reference.write_pages(source, run, adapt)
     command = ["jupyter-book", "build", "-W", "-n", "--keep-going", "--path-output", str(BUILD.parent), "."]
     command[0] = str(Path(sys.executable).with_name(command[0]))
     if subprocess.run(command, cwd=source).returncode:
