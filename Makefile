@@ -61,6 +61,7 @@ lab: env ## the long comparisons whose tables stand in book/results; hours
 	$(BIN)/python benchmarks/adapt_downstream.py
 	$(BIN)/python benchmarks/translation.py --part quality
 	$(BIN)/python benchmarks/sft_arms.py
+	$(BIN)/python benchmarks/ablations.py
 
 notebooks: env ## write the generated cells (install, parameters, badge) of the notebooks
 	$(BIN)/phoenix notebooks

@@ -196,6 +196,28 @@ def _show_adaptation(folder, console) -> None:
 
 
 @app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(help="a .yaml file, such as profiles/sweeps/ablations.yaml")],
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="folder, runs/sweeps/NAME by default")] = None,
+) -> None:
+    """Run every cell of a grid of settings, sharing equal stages; a failing cell does not stop the others."""
+    from pathlib import Path
+
+    from phoenix_utils import pipeline, sweep, sweep_table
+
+    started = time.monotonic()
+    asked = sweep.load_sweep(Path(file))
+    cells = sweep.run_sweep(asked, lambda line: print(line, flush=True), _every(30), out)
+    print("\n".join(["", *sweep_table.table_lines(asked, cells)]))
+    took, saved = time.monotonic() - started, sweep.seconds_saved(cells)
+    print(f"took {took / 60:.1f} minutes; sharing equal stages saved {saved / 60:.1f} minutes")
+    print(f"table and pictures: {sweep.sweep_folder(asked, out)}")
+    if failed := [cell for cell in cells if cell.failure]:
+        names = "\n".join(f"  {cell.plan.run_dir.name}: {cell.failure}" for cell in failed)
+        raise pipeline.StageFailed(f"{len(failed)} of {len(cells)} cells failed, the others are done:\n{names}", False)
+
+
+@app.command()
 def notebooks() -> None:
     """Write the generated cells (badge, install, parameters) into the notebooks after settings have changed."""
     from phoenix_utils import pipeline

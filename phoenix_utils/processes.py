@@ -72,3 +72,15 @@ def open_stage(stage: str, settings: StageSettings, inputs: dict[str, Path | str
             run = Follower(stage, artifacts.stage_path(settings.run_dir, stage), opened[1])
         yield run
         state.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def first() -> Iterator[None]:
+    """The first process runs the block before the others do, which then find what it has left."""
+    if count() == 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    with PartialState(cpu=hardware.describe().device == "cpu").main_process_first():
+        yield

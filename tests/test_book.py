@@ -46,6 +46,7 @@ def book(tmp_path, monkeypatch):
         (tmp_path / "runs/mini" / folder).mkdir(parents=True)
         (tmp_path / "runs/mini" / folder / "manifest.json").write_text('{"status": "complete"}')
         write_notebooks(tmp_path, folder)
+    write_notebooks(tmp_path, "06_ablations")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "BUILD", tmp_path / "book" / "_build")
     return module

@@ -18,6 +18,11 @@ class DpoSettings(TrainingSettings):
         SFT adapter's, which is trained further. `dtype`.
     The objective
         `beta`, `loss_type`.
+    The pairs
+        `max_pairs`, `max_length`; `eval_share` of them are never trained on.
+    The safety net
+        Every `eval_steps` steps, `watch_prompts` and the pairs set aside are looked at; training stops where the
+        model has become worse than the SFT model there (see `diagnostics.py`).
     Batches and steps
         `global_batch` pairs make one optimizer step on any hardware; `per_device_train_batch_size` only says
         how many of them are in memory at once. A batch that shrinks with the memory is a known way to ruin a
@@ -37,6 +42,14 @@ class DpoSettings(TrainingSettings):
     max_length: int = Field(
         512, ge=16, description="longest prompt with answer in tokens; longer pairs are left out, never cut"
     )
+    max_pairs: int | None = Field(None, ge=1, description="take only so many pairs, the first ones; null takes all")
+    eval_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the pairs set aside; a fall of accuracy on them stops the training"
+    )
+    watch_prompts: int = Field(
+        4, ge=0, description="prompts answered on the way; too few answers in the language stop the training"
+    )
+    eval_steps: int = Field(5, ge=1, description="steps between looks at the pairs set aside and at those answers")
     global_batch: int = Field(4, ge=1, description="pairs in one optimizer step, on all devices together")
     per_device_train_batch_size: int = Field(
         2,

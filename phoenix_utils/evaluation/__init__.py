@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "settings": ["EvaluationSettings"],
-        "stage": ["run"],
+        "stage": ["run", "take_over"],
         "vote": ["ballot"],
         "prompts": ["held_out_prompts", "problems", "stage_inputs"],
         "metrics": ["in_target_language", "is_loop"],

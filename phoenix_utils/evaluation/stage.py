@@ -189,6 +189,18 @@ def judge_answers(stage: StageRun, settings: EvaluationSettings) -> None:
     )
 
 
+def take_over(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    """Begin an evaluation with the rows of `names` ("base", "sft") from a finished one, so that none is made twice.
+
+    For a sweep, whose cells have these models and the evaluation's settings in common. An evaluation that has begun is
+    left alone.
+    """
+    for file, schema in (("answers.parquet", answers.ANSWERS), ("logprobs.parquet", likelihood.LOGPROBS)):
+        if not (target / file).is_file():
+            rows = [row for row in read_rows(source / file) if row["model"] in names]
+            write_rows(target / file, rows, schema)
+
+
 def check_same_base(settings: EvaluationSettings) -> None:
     """Raise PhoenixError where this run's adapters were trained on another base than `settings.model`."""
     for name in {"sft", "dpo"} & {*settings.models}:
