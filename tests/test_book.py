@@ -191,7 +191,8 @@ def test_every_page_is_in_the_table_of_contents(monkeypatch):
     listed = set(load("build", monkeypatch).toc_pages(ROOT / "_toc.yml"))
     written = {name.removesuffix(".md") for name in pages() if not name.startswith("book/results/")}
     generated = {f"book/reference/{name}" for name in ("settings", "commands", "api", "timings", "changelog")}
-    assert listed == written | generated | {f"notebooks/{folder}" for folder in STAGE_FOLDERS.values()}
+    notebooks = {f"notebooks/{folder}" for folder in STAGE_FOLDERS.values()} | {load("build", monkeypatch).LAB}
+    assert listed == written | generated | notebooks
 
 
 def test_every_bibliography_entry_is_complete_and_cited():
