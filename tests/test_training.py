@@ -243,6 +243,8 @@ def test_settings_are_spelled_as_trl_and_peft_spell_them():
         "source_language",
         "eval_share",
         "chat_template",
+        "max_pairs",
+        "watch_prompts",
     }
     ours |= set(inspect.signature(EarlyStoppingCallback).parameters)
     lora = {"lora_r", "lora_alpha", "lora_dropout"}
