@@ -14,11 +14,11 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from own_process import own_process  # benchmarks/own_process.py, beside this file
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, LANGUAGES, GLOBAL_BATCH = "embedded:gemma-3-270m", ("en", "de"), 4
@@ -62,15 +62,6 @@ def main() -> None:
 
 
 # ---------------------------------------------------------------- arms, each in a process of its own
-
-
-def own_process(command: list[str]) -> dict:
-    """What a process prints as JSON on its last line."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=ROOT)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def arm(kind: str, **values) -> dict:

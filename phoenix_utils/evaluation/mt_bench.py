@@ -8,6 +8,7 @@ after its *own* first answer, as MT-Bench does (Zheng et al. 2023), with the tem
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,8 +66,7 @@ def read_questions(source: str | None, language: str, limit: int | None = None) 
     questions = [_question(place, row, answers) for place, row in rows]
     if not questions:
         raise PhoenixError(f"{source} holds no questions: give FastChat's question.jsonl or a file in its layout")
-    repeated = {q.id for q in questions if sum(other.id == q.id for other in questions) > 1}
-    if repeated:
+    if repeated := [id_ for id_, count in Counter(question.id for question in questions).items() if count > 1]:
         raise PhoenixError(f"{source} has the question id {sorted(repeated)[0]!r} more than once: give each its own")
     if limit is None or limit >= len(questions):
         return questions
