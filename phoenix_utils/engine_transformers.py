@@ -10,6 +10,9 @@ from phoenix_utils import decoding
 from phoenix_utils.decoding import Completion, GenerationParams
 from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts
 
+# Tokens that go through the model at once where text is only read: more are no faster, and need more padding.
+READ_TOKENS = 1024
+
 
 class TransformersEngine(ChatPrompts):
     """Batched generation with transformers on any device.
@@ -49,7 +52,7 @@ class TransformersEngine(ChatPrompts):
         self.model.eval()
         with torch.inference_mode():
             cache = self._prefix_cache(prefix) if prefix and params.num_beams == 1 else None
-            for batch in self._batches([size * params.num_beams for size in sizes]):
+            for batch in self._batches([size * params.num_beams for size in sizes], self.batch_tokens):
                 rows = [ids[index] for index in batch]
                 if params.num_beams > 1:
                     finished = self._beam_batch(rows, len(prefix), params)
@@ -79,7 +82,7 @@ class TransformersEngine(ChatPrompts):
         passes = _shared_passes(heads, tails)
         self.model.eval()
         with torch.inference_mode():
-            for batch in self._batches([len(row) for row, _ in passes]):
+            for batch in self._batches([len(row) for row, _ in passes], min(self.batch_tokens, READ_TOKENS)):
                 rows = [passes[place][0] for place in batch]
                 spans = [(at, *span) for at, place in enumerate(batch) for span in passes[place][1]]
                 for (*_, index), values in zip(spans, self._score_batch(rows, spans), strict=True):
@@ -90,12 +93,12 @@ class TransformersEngine(ChatPrompts):
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return encode_prompts(self.tokenizer, prompts, limit)
 
-    def _batches(self, sizes: list[int]) -> Iterator[list[int]]:
-        """Indices in batches of similar size, longest first, so that memory peaks at once or never."""
+    def _batches(self, sizes: list[int], most: int) -> Iterator[list[int]]:
+        """Indices in batches of similar size, at most `most` in all, longest first: memory peaks at once or never."""
         order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
         batch: list[int] = []
         for index in order:
-            if batch and (len(batch) == self.max_rows or (len(batch) + 1) * sizes[batch[0]] > self.batch_tokens):
+            if batch and (len(batch) == self.max_rows or (len(batch) + 1) * sizes[batch[0]] > most):
                 yield batch
                 batch = []
             batch.append(index)
@@ -112,51 +115,47 @@ class TransformersEngine(ChatPrompts):
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
-    def _start(self, rows: list[list[int]], prefix: list[int], cache, room: int):
-        """Left-padded ids, attention mask, positions and cache of a batch, behind the shared prefix if it fits."""
-        import copy
+    def _prefill(self, rows: list[list[int]], prefix: list[int], cache, room: int):
+        """Read the prompts of a batch: logits behind each, mask and positions so far, and the common cache.
 
+        Rows of similar length go through the model together and their caches are joined behind it: left to itself, a
+        batch would spend half of its time on the padding of its shorter rows.
+        """
         import torch
 
         from phoenix_utils import kv_cache
 
         longest = max(map(len, rows))
         window = getattr(self.model.config, "sliding_window", None)
-        if prefix and (not window or longest + room <= window):
-            # Padding stands between prefix and row, which only a sliding window would notice.
-            past = copy.deepcopy(cache)
-            past.batch_repeat_interleave(len(rows))
-            skip = len(prefix)
-        else:
-            past, skip = kv_cache.new_cache(), 0
-        width = longest - skip
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([[pad] * (width - len(row) + skip) + row[skip:] for row in rows])
-        mask = torch.tensor([[1] * skip + [0] * (longest - len(row)) + [1] * (len(row) - skip) for row in rows])
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, skip:]
-        device = self.model.device
-        return ids.to(device), mask.to(device), positions.to(device), past
+        if window and longest + room > window:
+            prefix = []  # padding stands between prefix and row, which only a sliding window would notice
+        skip = len(prefix)
+        logits, caches = [], []
+        for group in _groups(rows, READ_TOKENS):
+            past = kv_cache.repeated(cache, len(group)) if prefix else kv_cache.new_cache()
+            ids, mask = self._padded(group, skip)
+            logits.append(self._next_logits(ids, mask, (mask.cumsum(1) - 1).clamp(min=0)[:, skip:], past))
+            caches.append(past)
+        _, mask = self._padded(rows, skip)
+        return torch.cat(logits), mask, mask.sum(1, keepdim=True) - 1, kv_cache.joined(caches, skip)
+
+    def _padded(self, rows: list[list[int]], skip: int):
+        """Ids behind the first `skip` tokens, padded on the left, and the mask of the whole rows."""
+        import torch
+
+        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([[pad] * (width - len(row)) + row[skip:] for row in rows], device=self.model.device)
+        mask = [[1] * skip + [0] * (width - len(row)) + [1] * (len(row) - skip) for row in rows]
+        return ids, torch.tensor(mask, device=self.model.device)
 
     def _generate_batch(self, rows, prefix, cache, params: GenerationParams, generator) -> list[Completion]:
         import torch
 
-        ids, mask, positions, past = self._start(rows, prefix, cache, params.max_new_tokens)
+        logits, mask, positions, past = self._prefill(rows, prefix, cache, params.max_new_tokens)
         active = list(range(len(rows)))
         state = [decoding.Sequence(row) for row in rows]
         limits = [sequence.limit(params, len(prefix)) for sequence in state]
-        for _ in range(params.max_new_tokens):
-            logits = (
-                self.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=past,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                .logits[:, -1]
-                .float()
-            )
+        while True:
             chosen, logprobs = decoding.choose_tokens(
                 logits, [state[i] for i in active], params, generator, self.stop_ids
             )
@@ -166,15 +165,27 @@ class TransformersEngine(ChatPrompts):
                     state[row].finish_reason = "length"
             keep = [place for place, row in enumerate(active) if not state[row].finish_reason]
             if not keep:
-                break
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+                return [sequence.completion(self.tokenizer, params.stop) for sequence in state]
             if len(keep) < len(active):
-                select = torch.tensor(keep, device=ids.device)
-                ids, mask, positions = ids[select], mask[select], positions[select]
+                select = torch.tensor(keep, device=chosen.device)
+                chosen, mask, positions = chosen[select], mask[select], positions[select]
                 past.batch_select_indices(select)
                 active = [active[place] for place in keep]
-        return [sequence.completion(self.tokenizer, params.stop) for sequence in state]
+            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+            positions = positions + 1
+            logits = self._next_logits(chosen[:, None], mask, positions, past)
+
+    def _next_logits(self, ids, mask, positions, past):
+        """Logits of shape (rows, vocabulary) behind each row's last token; `past` grows by `ids`."""
+        found = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return found.logits[:, -1].float()
 
     def _beam_batch(self, rows: list[list[int]], shared: int, params: GenerationParams) -> list[Completion]:
         """Beam search by transformers itself; a token that begins with a stop text ends a beam."""
@@ -263,6 +274,20 @@ class TransformersEngine(ChatPrompts):
         except (AttributeError, TypeError):
             return False
         return torch.allclose(logits, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+
+
+def _groups(rows: list[list[int]], most: int) -> Iterator[list[list[int]]]:
+    """Neighbours in groups that hold at most `most` tokens with their padding, or one row."""
+    group: list[list[int]] = []
+    width = 0
+    for row in rows:
+        if group and (len(group) + 1) * max(width, len(row)) > most:
+            yield group
+            group, width = [], 0
+        group.append(row)
+        width = max(width, len(row))
+    if group:
+        yield group
 
 
 def _shared_passes(
