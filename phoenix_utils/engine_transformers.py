@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from phoenix_utils import decoding
 from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts
+from phoenix_utils.engines import SHARED_PREFIX_MIN, ChatPrompts, common_prefix, encode_prompts
+
+TargetScore = tuple[list[float], list[bool]]
+# Positions whose logits are computed at once.
+HEAD_ROWS = 256
 
 
 class TransformersEngine(ChatPrompts):
@@ -40,6 +44,8 @@ class TransformersEngine(ChatPrompts):
         """Complete each prompt (see Engine); results come in the order of `prompts`."""
         import torch
 
+        from phoenix_utils import cpu_linear
+
         ids = self._encode(prompts)
         prefix = common_prefix(ids)
         # An answer is seldom more than twice as long as the part of the prompt that is its own.
@@ -47,7 +53,7 @@ class TransformersEngine(ChatPrompts):
         results: list[Completion | None] = [None] * len(prompts)
         generator = torch.Generator().manual_seed(params.seed)
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), cpu_linear.packed(self.model):
             cache = self._prefix_cache(prefix) if prefix and params.num_beams == 1 else None
             for batch in self._batches([size * params.num_beams for size in sizes]):
                 rows = [ids[index] for index in batch]
@@ -71,19 +77,35 @@ class TransformersEngine(ChatPrompts):
         Prompt and target are tokenised apart, as they are at generation time; special tokens written in a
         target count as tokens of it.
         """
-        import torch
-
         heads = self._encode(prompts)
         tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in targets]
-        results: list[list[float]] = [[] for _ in tails]
-        passes = _shared_passes(heads, tails)
+        return [logprobs for logprobs, _ in self.score_tokens(heads, tails)]
+
+    def score_tokens(self, heads: list[list[int]], tails: list[list[int]]) -> list[TargetScore]:
+        """Log-probability (nats) of every token of each tail after its head, and whether each one is the likeliest.
+
+        A head with several tails (a question and its options) goes through the model once.
+        """
+        import torch
+
+        from phoenix_utils import cpu_linear
+
+        results: list[TargetScore] = [([], []) for _ in tails]
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), cpu_linear.packed(self.model):
+            groups = _by_head(heads, tails) if self._head_apart else []
+            for batch in self._batches([len(heads[g[0]]) + sum(len(tails[i]) for i in g) for g in groups]):
+                members = [groups[place] for place in batch]
+                for index, found in zip(
+                    itertools.chain(*members), self._score_groups(heads, tails, members), strict=True
+                ):
+                    results[index] = found
+            passes = _shared_passes(heads, tails, sorted({*range(len(tails))} - {*itertools.chain(*groups)}))
             for batch in self._batches([len(row) for row, _ in passes]):
                 rows = [passes[place][0] for place in batch]
                 spans = [(at, *span) for at, place in enumerate(batch) for span in passes[place][1]]
-                for (*_, index), values in zip(spans, self._score_batch(rows, spans), strict=True):
-                    results[index] = values
+                for (*_, index), found in zip(spans, self._score_batch(rows, spans), strict=True):
+                    results[index] = found
         return results
 
     def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
@@ -227,7 +249,7 @@ class TransformersEngine(ChatPrompts):
             if any(stop in tail.lstrip("\n ") for stop in stops) and sequence.has_text(self.tokenizer):
                 sequence.finish_reason = "stop"
 
-    def _score_batch(self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]) -> list[list[float]]:
+    def _score_batch(self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]) -> list[TargetScore]:
         """Log-probabilities of the tokens in each span (row, first place, length, …) of right-padded rows."""
         import torch
 
@@ -239,17 +261,57 @@ class TransformersEngine(ChatPrompts):
         row = torch.tensor([at for at, _, length, _ in spans for _ in range(length)], device=device, dtype=torch.long)
         place = torch.tensor([p for _, start, length, _ in spans for p in range(start, start + length)], device=device)
         if not len(row):
-            return [[] for _ in spans]
+            return [([], []) for _ in spans]
         # Only positions that predict a token of a target need logits: the vocabulary is the widest layer.
+        lengths = [length for _, _, length, _ in spans]
         if self._head_apart:
             hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            logits = self.model.get_output_embeddings()(hidden[row, place - 1])
-        else:
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[row, place - 1]
-        logits = logits.float()
-        found = (logits.gather(1, ids[row, place][:, None])[:, 0] - logits.logsumexp(-1)).tolist()
-        ends = list(itertools.accumulate(length for _, _, length, _ in spans))
-        return [found[end - length : end] for end, (_, _, length, _) in zip(ends, spans, strict=True)]
+            return _cut(self._of_targets(hidden[row, place - 1], ids[row, place]), lengths)
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[row, place - 1].float()
+        return _cut(_target_logprobs(logits, ids[row, place]), lengths)
+
+    def _score_groups(self, heads, tails, groups: list[list[int]]) -> list[TargetScore]:
+        """The tails of each group behind a copy of their head's keys and values; in the order of the groups."""
+        import torch
+
+        decoder, device = self.model.get_decoder(), self.model.device
+        ids, mask, positions, past = self._start([heads[group[0]] for group in groups], [], None, 0)
+        first = decoder(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True
+        ).last_hidden_state[:, -1]
+        owner = torch.tensor([place for place, group in enumerate(groups) for _ in group], device=device)
+        rows = [tails[index] for index in itertools.chain(*groups)]
+        hidden = first[owner][:, None]
+        if width := max(map(len, rows)) - 1:  # the last token of a tail predicts nothing that is asked for
+            past.batch_select_indices(owner)
+            pad = self.tokenizer.pad_token_id or 0
+            ids = torch.tensor([row[:-1] + [pad] * (width + 1 - len(row)) for row in rows], device=device)
+            own = torch.tensor([[1] * (len(row) - 1) + [0] * (width + 1 - len(row)) for row in rows], device=device)
+            later = decoder(
+                input_ids=ids,
+                attention_mask=torch.cat([mask[owner], own], dim=1),
+                position_ids=positions[owner, -1:] + 1 + torch.arange(width, device=device),
+                past_key_values=past,
+                use_cache=True,
+            ).last_hidden_state
+            hidden = torch.cat([hidden, later], dim=1)
+        row = torch.tensor([at for at, tail in enumerate(rows) for _ in tail], device=device)
+        place = torch.tensor([p for tail in rows for p in range(len(tail))], device=device)
+        targets = torch.tensor(list(itertools.chain(*rows)), device=device)
+        return _cut(self._of_targets(hidden[row, place], targets), list(map(len, rows)))
+
+    def _of_targets(self, hidden, targets) -> tuple[list[float], list[bool]]:
+        """Log-probability of each target after its hidden state, and whether it is the likeliest, a part at a time.
+
+        A slice of the logits that stays in the processor's cache is read several times for the price of once.
+        """
+        head = self.model.get_output_embeddings()
+        values, likeliest = [], []
+        for states, wanted in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+            found = _target_logprobs(head(states).float(), wanted)
+            values += found[0]
+            likeliest += found[1]
+        return values, likeliest
 
     @functools.cached_property
     def _head_apart(self) -> bool:
@@ -265,15 +327,38 @@ class TransformersEngine(ChatPrompts):
         return torch.allclose(logits, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
 
 
+def _target_logprobs(logits, targets) -> tuple[list[float], list[bool]]:
+    """Log-probability of each target (positions,) under its logits (positions, vocabulary), which are used up."""
+    of_target = logits.gather(1, targets[:, None])
+    highest, likeliest = logits.max(-1, keepdim=True)
+    total = logits.sub_(highest).exp_().sum(-1, keepdim=True).log_()
+    return (of_target - highest - total)[:, 0].tolist(), (likeliest[:, 0] == targets).tolist()
+
+
+def _cut(found: tuple[list[float], list[bool]], lengths: list[int]) -> list[TargetScore]:
+    """What was found for all targets in a row, as one pair for each target."""
+    ends = list(itertools.accumulate(lengths))
+    return [tuple(part[end - size : end] for part in found) for end, size in zip(ends, lengths, strict=True)]
+
+
+def _by_head(heads: list[list[int]], tails: list[list[int]]) -> list[list[int]]:
+    """The targets whose head others have too, in groups; a head of a few tokens is not worth it."""
+    grouped: dict[tuple[int, ...], list[int]] = {}
+    for index, head in enumerate(heads):
+        if tails[index] and len(head) >= SHARED_PREFIX_MIN:
+            grouped.setdefault(tuple(head), []).append(index)
+    return [group for group in grouped.values() if len(group) > 1]
+
+
 def _shared_passes(
-    heads: list[list[int]], tails: list[list[int]]
+    heads: list[list[int]], tails: list[list[int]], chosen: Sequence[int]
 ) -> list[tuple[list[int], list[tuple[int, int, int]]]]:
     """The rows that have to go through the model, each with the spans (first place, length, index) to read from it.
 
-    A row with which another begins is read from that one: the earlier turns of a conversation, whose last turn has
-    them as its history. In the order of tokens such rows stand next to each other.
+    Of the targets `chosen`. A row with which another begins is read from that one: the earlier turns of a conversation,
+    whose last turn has them as its history. In the order of tokens such rows stand next to each other.
     """
-    order = sorted(range(len(heads)), key=lambda index: heads[index] + tails[index], reverse=True)
+    order = sorted(chosen, key=lambda index: heads[index] + tails[index], reverse=True)
     passes: list[tuple[list[int], list[tuple[int, int, int]]]] = []
     for index in order:
         row = heads[index] + tails[index]
