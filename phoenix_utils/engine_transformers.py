@@ -6,11 +6,10 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from phoenix_utils import decoding
+from phoenix_utils import decoding, scoring
 from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import SHARED_PREFIX_MIN, ChatPrompts, common_prefix, encode_prompts
+from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts
 
-TargetScore = tuple[list[float], list[bool]]
 # Positions whose logits are computed at once.
 HEAD_ROWS = 256
 
@@ -81,7 +80,7 @@ class TransformersEngine(ChatPrompts):
         tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in targets]
         return [logprobs for logprobs, _ in self.score_tokens(heads, tails)]
 
-    def score_tokens(self, heads: list[list[int]], tails: list[list[int]]) -> list[TargetScore]:
+    def score_tokens(self, heads: list[list[int]], tails: list[list[int]]) -> list[scoring.TargetScore]:
         """Log-probability (nats) of every token of each tail after its head, and whether each one is the likeliest.
 
         A head with several tails (a question and its options) goes through the model once.
@@ -90,17 +89,17 @@ class TransformersEngine(ChatPrompts):
 
         from phoenix_utils import cpu_linear
 
-        results: list[TargetScore] = [([], []) for _ in tails]
+        results: list[scoring.TargetScore] = [([], []) for _ in tails]
         self.model.eval()
         with torch.inference_mode(), cpu_linear.packed(self.model):
-            groups = _by_head(heads, tails) if self._head_apart else []
+            groups = scoring.by_head(heads, tails) if self._head_apart else []
             for batch in self._batches([len(heads[g[0]]) + sum(len(tails[i]) for i in g) for g in groups]):
                 members = [groups[place] for place in batch]
                 for index, found in zip(
                     itertools.chain(*members), self._score_groups(heads, tails, members), strict=True
                 ):
                     results[index] = found
-            passes = _shared_passes(heads, tails, sorted({*range(len(tails))} - {*itertools.chain(*groups)}))
+            passes = scoring.shared_passes(heads, tails, sorted({*range(len(tails))} - {*itertools.chain(*groups)}))
             for batch in self._batches([len(row) for row, _ in passes]):
                 rows = [passes[place][0] for place in batch]
                 spans = [(at, *span) for at, place in enumerate(batch) for span in passes[place][1]]
@@ -249,7 +248,7 @@ class TransformersEngine(ChatPrompts):
             if any(stop in tail.lstrip("\n ") for stop in stops) and sequence.has_text(self.tokenizer):
                 sequence.finish_reason = "stop"
 
-    def _score_batch(self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]) -> list[TargetScore]:
+    def _score_batch(self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]) -> list[scoring.TargetScore]:
         """Log-probabilities of the tokens in each span (row, first place, length, …) of right-padded rows."""
         import torch
 
@@ -266,11 +265,11 @@ class TransformersEngine(ChatPrompts):
         lengths = [length for _, _, length, _ in spans]
         if self._head_apart:
             hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            return _cut(self._of_targets(hidden[row, place - 1], ids[row, place]), lengths)
+            return scoring.cut(self._of_targets(hidden[row, place - 1], ids[row, place]), lengths)
         logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[row, place - 1].float()
-        return _cut(_target_logprobs(logits, ids[row, place]), lengths)
+        return scoring.cut(scoring.target_logprobs(logits, ids[row, place]), lengths)
 
-    def _score_groups(self, heads, tails, groups: list[list[int]]) -> list[TargetScore]:
+    def _score_groups(self, heads, tails, groups: list[list[int]]) -> list[scoring.TargetScore]:
         """The tails of each group behind a copy of their head's keys and values; in the order of the groups."""
         import torch
 
@@ -298,7 +297,7 @@ class TransformersEngine(ChatPrompts):
         row = torch.tensor([at for at, tail in enumerate(rows) for _ in tail], device=device)
         place = torch.tensor([p for tail in rows for p in range(len(tail))], device=device)
         targets = torch.tensor(list(itertools.chain(*rows)), device=device)
-        return _cut(self._of_targets(hidden[row, place], targets), list(map(len, rows)))
+        return scoring.cut(self._of_targets(hidden[row, place], targets), list(map(len, rows)))
 
     def _of_targets(self, hidden, targets) -> tuple[list[float], list[bool]]:
         """Log-probability of each target after its hidden state, and whether it is the likeliest, a part at a time.
@@ -308,7 +307,7 @@ class TransformersEngine(ChatPrompts):
         head = self.model.get_output_embeddings()
         values, likeliest = [], []
         for states, wanted in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
-            found = _target_logprobs(head(states).float(), wanted)
+            found = scoring.target_logprobs(head(states).float(), wanted)
             values += found[0]
             likeliest += found[1]
         return values, likeliest
@@ -325,47 +324,6 @@ class TransformersEngine(ChatPrompts):
         except (AttributeError, TypeError):
             return False
         return torch.allclose(logits, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
-
-
-def _target_logprobs(logits, targets) -> tuple[list[float], list[bool]]:
-    """Log-probability of each target (positions,) under its logits (positions, vocabulary), which are used up."""
-    of_target = logits.gather(1, targets[:, None])
-    highest, likeliest = logits.max(-1, keepdim=True)
-    total = logits.sub_(highest).exp_().sum(-1, keepdim=True).log_()
-    return (of_target - highest - total)[:, 0].tolist(), (likeliest[:, 0] == targets).tolist()
-
-
-def _cut(found: tuple[list[float], list[bool]], lengths: list[int]) -> list[TargetScore]:
-    """What was found for all targets in a row, as one pair for each target."""
-    ends = list(itertools.accumulate(lengths))
-    return [tuple(part[end - size : end] for part in found) for end, size in zip(ends, lengths, strict=True)]
-
-
-def _by_head(heads: list[list[int]], tails: list[list[int]]) -> list[list[int]]:
-    """The targets whose head others have too, in groups; a head of a few tokens is not worth it."""
-    grouped: dict[tuple[int, ...], list[int]] = {}
-    for index, head in enumerate(heads):
-        if tails[index] and len(head) >= SHARED_PREFIX_MIN:
-            grouped.setdefault(tuple(head), []).append(index)
-    return [group for group in grouped.values() if len(group) > 1]
-
-
-def _shared_passes(
-    heads: list[list[int]], tails: list[list[int]], chosen: Sequence[int]
-) -> list[tuple[list[int], list[tuple[int, int, int]]]]:
-    """The rows that have to go through the model, each with the spans (first place, length, index) to read from it.
-
-    Of the targets `chosen`. A row with which another begins is read from that one: the earlier turns of a conversation,
-    whose last turn has them as its history. In the order of tokens such rows stand next to each other.
-    """
-    order = sorted(chosen, key=lambda index: heads[index] + tails[index], reverse=True)
-    passes: list[tuple[list[int], list[tuple[int, int, int]]]] = []
-    for index in order:
-        row = heads[index] + tails[index]
-        if not passes or passes[-1][0][: len(row)] != row:
-            passes.append((row, []))
-        passes[-1][1].append((len(heads[index]), len(tails[index]), index))
-    return passes
 
 
 def _stop_ids(model, tokenizer) -> set[int]:
