@@ -180,6 +180,21 @@ def test_scores_equal_a_direct_computation(model, tokenizer):
     assert engine.score(["Hi"], [""]) == [0.0]
 
 
+@pytest.mark.parametrize("window", [8, 512])
+@pytest.mark.parametrize("rows", [1, 2, 96])
+def test_targets_that_share_a_head_are_scored_as_if_alone(tokenizer, rows, window):
+    model = tiny_model(sliding_window=window)
+    engine = TransformersEngine(model, tokenizer, max_rows=rows)
+    heads = [PROMPTS[0], PROMPTS[2], PROMPTS[0], PROMPTS[0], PROMPTS[2], PROMPTS[1], PROMPTS[1], PROMPTS[0]]
+    tails = [" yes", "n", " a much longer one", "x", "", "no", " yes", "x"]
+    ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] for texts in (heads, tails)]
+    for head, tail, (values, likeliest) in zip(*ids, engine.score_tokens(*ids), strict=True):
+        with torch.no_grad():
+            logprobs = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)[len(head) - 1 : -1 or None]
+        assert values == pytest.approx([row[t].item() for row, t in zip(logprobs, tail, strict=False)], abs=1e-5)
+        assert likeliest == [row.argmax().item() == t for row, t in zip(logprobs, tail, strict=False)]
+
+
 def test_batches_are_reported_as_they_finish_and_results_keep_their_order(model, tokenizer):
     seen = {}
     engine = TransformersEngine(model, tokenizer, max_rows=2)
