@@ -16,6 +16,7 @@ from phoenix_utils.filtering import lexicon
 _NUMBER = re.compile(r"(?<![\w.,%#&])[0-9]+(?:[.,'’][0-9]+)*")
 _DIGITS = re.compile(r"[0-9]+")
 _ADDRESS = re.compile(r"(?:https?|ftp)://[^\s<>\"'`|\[\]{}]+|\bwww\.[^\s<>\"'`|\[\]{}]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_LOCALE = re.compile(r"(?<=[/.])[a-z]{2}(?:-[A-Za-z]{2})?(?=[/.])")  # a page in another language: /en/, /de/
 _FENCE = re.compile(r"^[ \t]*(?P<fence>```+|~~~+)[^\n]*\n(?P<code>.*?)(?:^[ \t]*(?P=fence)[ \t]*$|\Z)", re.M | re.S)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _FORMULA = re.compile(r"\$\$.+?\$\$|\$[^\s$](?:[^$\n]*[^\s$])?\$(?!\d)|\\\[.+?\\\]|\\\(.+?\\\)", re.DOTALL)
@@ -37,14 +38,15 @@ def numbers(source: str, text: str, language: str = "de", source_language: str =
     before, after = Counter(map(_plain, wanted)), Counter(map(_plain, got))
     if before == after:
         return None
-    missing = _absent(wanted, text, after, language)
-    extra = _absent(got, source, before, source_language)
-    # As many numbers on both sides, and one stands there more often than before: it took another's place.
-    changed = {number for number in after - before if len(wanted) == len(got) and number in before}
-    changed = {number for number in changed if not lexicon.says_number(source, number, source_language)}
-    if not (missing and extra) and not (extra and len(wanted) == len(got)):
-        missing, extra = ({number for number in found if len(number) > 1} for found in (missing, extra))
-        extra |= changed if sum((before - after).values()) == 1 else set()
+    lost, new = (list(found.elements()) for found in (before - after, after - before))
+    if len(lost) == len(new) == 1:  # one took another's place, and words that might say it are no excuse
+        raw = [next(number for number in side if _plain(number) == one) for side, (one,) in ((wanted, lost), (got, new))]
+        missing, extra = (set(), set()) if _same_time(*raw) else ({raw[0]}, {raw[1]})
+    else:
+        missing = _absent(wanted, text, after, language)
+        extra = _absent(got, source, before, source_language)
+        if not (missing and extra):
+            missing, extra = ({number for number in found if len(number) > 1} for found in (missing, extra))
     parts = [f"{' and '.join(sorted(missing))} is missing"] * bool(missing)
     parts += [f"{' and '.join(sorted(extra))} is not in the source"] * bool(extra)
     return ", ".join(parts) or None
@@ -54,20 +56,28 @@ def _plain(number: str) -> str:
     return re.sub(r"\D", "", number).lstrip("0") or "0"
 
 
+def _pieces(text: str) -> set[str]:
+    return {piece.lstrip("0") or "0" for piece in _DIGITS.findall(text)}
+
+
+def _same_time(one: str, other: str) -> bool:
+    """Whether two numbers are the same date in another order, or hours of which one is counted from noon."""
+    pieces = _pieces(one), _pieces(other)
+    left, right = pieces[0] - pieces[1], pieces[1] - pieces[0]
+    if not left and not right:
+        return True
+    return len(left) == len(right) == 1 and abs(int(*left) - int(*right)) == 12 and min(map(int, left | right)) <= 12
+
+
 def _absent(found: list[str], other: str, plain: Counter, language: str) -> set[str]:
     """Those of the numbers found that the other side has in no form: as digits, inside a word (F11), or in words."""
-    pieces = None
-    absent = set()
+    absent, pieces = set(), _pieces(other)
     for number in found:
-        if _plain(number) in plain:
+        own = _pieces(number)
+        hours = {piece for piece in own if len(piece) < 3 and {str(int(piece) + 12), str(int(piece) - 12)} & pieces}
+        if _plain(number) in plain or own <= pieces | hours or lexicon.says_number(other, _plain(number), language):
             continue
-        pieces = pieces or {piece.lstrip("0") or "0" for piece in _DIGITS.findall(other)}
-        own = {piece.lstrip("0") or "0" for piece in _DIGITS.findall(number)}
-        hours = {str(int(piece) + step) for piece in own if len(piece) < 3 for step in (12, -12)}
-        if own <= pieces | {piece for piece in own if hours & pieces and len(piece) < 3}:
-            continue
-        if not lexicon.says_number(other, _plain(number), language):
-            absent.add(_plain(number))
+        absent.add(_plain(number))
     return absent
 
 
@@ -78,7 +88,7 @@ def addresses(source: str, text: str) -> str | None:
     (alpaca-chinese-dataset, pull request 5, shows the same for HTML).
     """
     wanted, got = (Counter(found.rstrip(".,;:!?)*_") for found in _ADDRESS.findall(side)) for side in (source, text))
-    if lost := set(wanted) - set(got):
+    if lost := {_LOCALE.sub("", found) for found in wanted} - {_LOCALE.sub("", found) for found in got}:
         return f"the address {sorted(lost)[0]} is lost or changed"
     return None
 

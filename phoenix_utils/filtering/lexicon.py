@@ -11,7 +11,7 @@ import re
 # translator turns one into the other freely, so the second list is long.
 NEGATIONS = {
     "en": (
-        r"\b(?:not(?! only| necessarily| to mention)|cannot|never(?!theless)|nobody|nothing|none|neither|"
+        r"\b(?:not(?! only| necessarily| to mention| until| need to| have to)|cannot|never(?!theless)|nobody|nothing|none|neither|"
         r"no(?!\.| matter| sooner| more than| less than| later than))\b|\bcant\b|\bdont\b|n['’]t\b"
     ),
     "de": r"\b(?:nicht(?! nur)|nichts|nich|nix|kein(?:e[nmrs]?|erlei)?|nie|niemals|niemand\w*|weder|nein)\b",
@@ -27,10 +27,10 @@ INSTEAD = {
     "de": (
         r"\bun(?!d\b|ter|te[nrs]|s\b|ser|i[vo]|gefähr)\w{3,}|\bmiss\w{3,}|\bnicht\w{3,}|\w+los(?:e[nmrs]?)?\b|"
         r"\w+frei(?:e[nmrs]?)?\b|\b(?:ohne|sonst|statt|anstatt|anstelle|außer|außerhalb|ausgenommen|nur|lediglich|"
-        r"ausschließ\w*|kaum|selten|wenige?r?|fehl\w*|verhinder\w*|vermeid\w*|unterlass\w*|ignorier\w*|verbirg\w*|"
-        r"verb[eo]rg\w*|ausgeblendet\w*|deaktivier\w*|entf[aä]ll\w*|leere?[nrs]?|abgelehnt\w*|ablehn\w*|verbot\w*|"
-        r"verbiete\w*|verweiger\w*|erspar\w*|sondern|bleib\w*|falsch\w*|null|weg|trotz\w*|Gegen\w*|höchstens|keinesfalls|"
-        r"keineswegs|bereits|ausgeschlossen|gesperrt\w*|schreibgeschützt\w*|schlecht\w*|zu|Schluss|nee|gar)\b"
+        r"ausschließ\w*|kaum|selten|fehl\w*|verhinder\w*|vermeid\w*|unterlass\w*|ignorier\w*|verbirg\w*|"
+        r"verb[eo]rg\w*|ausgeblendet\w*|deaktivier\w*|entf[aä]ll\w*|abgelehnt\w*|verbot\w*|"
+        r"verbiete\w*|verweiger\w*|erspar\w*|sondern|trotz\w*|Gegen\w*|höchstens|keinesfalls|keineswegs|"
+        r"ausgeschlossen|ab(?:zu)?lehn\w*|egal|nee)\b"
     ),
 }
 # How the reader is addressed. German Sie is only certain where it does not begin a sentence.
@@ -99,6 +99,15 @@ def is_foreign(word: str, source_language: str, language: str) -> bool:
     except LookupError:
         return False
     return here >= 3.5 and here - there >= 1.1
+
+
+# Median ratio of lengths (smoothed, `pairs.length_ratio`) in 4,400 human pairs: German is longer than English.
+_CENTRES = {("en", "de"): 1.15, ("de", "en"): 0.88}
+
+
+def length_centre(source_language: str, language: str) -> float:
+    """The usual ratio of lengths, translation to source; 1 where nobody has measured it."""
+    return _CENTRES.get((source_language, language), 1.0)
 
 
 @functools.cache

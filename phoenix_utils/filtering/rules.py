@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from phoenix_utils import pairs
-from phoenix_utils.filtering import content, preferences, wording
+from phoenix_utils.filtering import content, lexicon, preferences, wording
 from phoenix_utils.filtering.settings import FilteringSettings
 
 RULES = {
@@ -57,7 +57,9 @@ class Finding:
     detail: str
 
 
-def findings(row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int]) -> list[Finding]:
+def findings(
+    row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int], centre: float | None = None
+) -> list[Finding]:
     """Everything wrong with a chat or preference row; an empty list keeps it.
 
     Args:
@@ -65,12 +67,14 @@ def findings(row: dict, settings: FilteringSettings, count_tokens: Callable[[lis
             compare with them abstain.
         settings: thresholds and the two languages; rules in `skip_rules` say nothing.
         count_tokens: tokens of a conversation in the student's chat template.
+        centre: the usual ratio of lengths for these languages (see `calibrate.py`); None for what is known of them.
     """
+    centre = centre or lexicon.length_centre(settings.source_language, settings.language)
     found = [*_license(row, settings), *_structure(row)]
     is_sound = len(found) == sum(finding.rule == "license" for finding in found)
     for part, source, text in parts(row):
         if text.strip():
-            found += _text(part, source, text, settings)
+            found += _text(part, source, text, settings, centre)
     found += [*_segments(row), *_address_forms(row, settings), *_task_undone(row, settings)]
     if "chosen" in row:
         found += [Finding(rule, "row", detail) for rule, detail in preferences.reasons(row, settings.max_gap_change)]
@@ -126,19 +130,20 @@ def _turns(part: str, messages: list[dict]) -> Iterator[Finding]:
         yield Finding("structure", part, f"roles are out of order: {', '.join(map(str, roles)) or 'no message'}")
 
 
-def _text(part: str, source: str | None, text: str, settings: FilteringSettings) -> Iterator[Finding]:
+def _text(part: str, source: str | None, text: str, settings: FilteringSettings, centre: float) -> Iterator[Finding]:
     """What the rules about a text and its source say; without a source, what can be said of the text alone."""
     languages = settings.language, settings.source_language
-    reasons = pairs.pair_reasons(source or "", text, *languages, _limits(settings))
+    reasons = pairs.pair_reasons(source or "", text, *languages, _limits(settings, centre))
     if not source:
         for rule in ("length", "run_together"):  # these two only compare with a source
             reasons.pop(rule, None)
     reasons["chatter"] = wording.chatter(source or "", text, *languages)
     reasons["address_form"] = wording.mixed_address(text, settings.language)
     if source:
+        reasons.setdefault("truncation", wording.broken_off(source, text, *languages, centre))
         reasons |= {
             "remainder": wording.remainder(source, text, *languages),
-            "lost_sentence": wording.lost_sentence(source, text, *languages, settings.min_sentence_ratio),
+            "lost_sentence": wording.lost_sentence(source, text, *languages, centre, settings.min_sentence_ratio),
             "repeated_sentence": wording.repeated_sentence(source, text),
             "numbers": content.numbers(source, text, *languages),
             "addresses": content.addresses(source, text),
@@ -152,12 +157,12 @@ def _text(part: str, source: str | None, text: str, settings: FilteringSettings)
             yield Finding(rule, part, detail)
 
 
-def _limits(settings: FilteringSettings) -> pairs.PairLimits:
+def _limits(settings: FilteringSettings, centre: float) -> pairs.PairLimits:
     return pairs.PairLimits(
         max_foreign_share=settings.max_foreign_share,
         max_copied_share=settings.max_copied_share,
-        min_length_ratio=settings.min_length_ratio,
-        max_length_ratio=settings.max_length_ratio,
+        min_length_ratio=settings.min_length_ratio * centre,
+        max_length_ratio=settings.max_length_ratio * centre,
         max_repeats=settings.max_repeats,
     )
 

@@ -26,10 +26,10 @@ class FilteringSettings(StageSettings):
     max_copied_share: float = Field(
         0.3, ge=0, le=1, description="most of a message's word runs that may equal the source"
     )
-    min_length_ratio: float = Field(0.5, gt=0, le=1, description="shortest translation, relative to its source")
-    max_length_ratio: float = Field(2.0, ge=1, description="longest translation, relative to its source")
+    min_length_ratio: float = Field(0.6, gt=0, le=1, description="shortest translation, relative to what its source lets expect")
+    max_length_ratio: float = Field(1.75, ge=1, description="longest translation, relative to what its source lets expect")
     min_sentence_ratio: float = Field(
-        0.85, ge=0, description="least length, relative to the source, of a text with fewer sentences"
+        0.85, ge=0, description="least length, relative to what is expected, of a text with fewer sentences"
     )
     max_repeats: int = Field(4, ge=1, description="how often a phrase may be said, unless the source repeats it too")
     max_gap_change: float = Field(

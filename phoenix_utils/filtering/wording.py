@@ -10,6 +10,7 @@ languages (`lexicon.py`) abstain for the others.
 import functools
 import re
 from collections import Counter
+from itertools import groupby
 
 from phoenix_utils import pairs
 from phoenix_utils.filtering import lexicon
@@ -18,6 +19,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _QUOTED = re.compile(r"\"[^\"\n]{1,400}\"|“[^”\n]{1,400}”|„[^“”\n]{1,400}[“”]|«[^»\n]{1,400}»|»[^«\n]{1,400}«|\*[^*\n]{1,200}\*")
 # Two capitals or digits before the mark are an abbreviation more often than an end.
 _SENTENCES = re.compile(r"(?<=[^\W\d_]{3}[.!?…])[\"”“»)\]]*\s+|(?<=[\d)][.!?])\s+(?=[A-ZÄÖÜ\"„“])|(?<=[。！？])|\n+")
+_END = re.compile(r"[.!?:…。！？][\"'”’“»«)\]*_]*$")
 _REQUEST = re.compile(
     r"\btranslate (?:this|the following|it)\b|\bhere(?: is|['’]s) (?:the|your|a) (?:\w+ )?translation\b|"
     r"\btranslation (?:of the text|into|to)\b|\b(?:answer|reply) with the translation only\b|"
@@ -26,7 +28,7 @@ _REQUEST = re.compile(
 )
 _REFUSAL = re.compile(
     r"\bas an ai\b|\bas a language model\b|\bals (?:ein )?(?:KI|Sprachmodell)|\bI(?:['’]m| am) (?:sorry|unable)|\bI can(?:['’]t|not) "
-    r"(?:help|translate|assist|fulfil)|\b(?:kann|könnte|darf) (?:ich )?(?:diesen|den|das|dies|Ihnen|dir)?\b.{0,40}\bnicht "
+    r"(?:help|translate|assist|fulfil)|\b(?:kann ich|ich kann|darf ich|ich darf)\b.{0,40}\bnicht "
     r"(?:übersetzen|helfen)|\btut mir leid\b",
     re.IGNORECASE,
 )
@@ -49,11 +51,22 @@ def remainder(source: str, text: str, language: str = "de", source_language: str
     if len(words) > 2 and [word.lower() for word in words] == original and pairs.letters(text) >= 20:
         return f"it is the source over again, in {source_language!r}"
     runs = set(zip(original, original[1:], original[2:], strict=False))
-    for place, run in enumerate(zip(words, words[1:], words[2:], strict=False)):
-        plain = sum(is_foreign and word[0].islower() for is_foreign, word in zip(foreign[place:], run, strict=False))
-        if plain >= 2 and tuple(word.lower() for word in run) in runs:
-            return f"{' '.join(run)!r} is left in {source_language!r}"
+    shared = [
+        tuple(word.lower() for word in run) in runs for run in zip(words, words[1:], words[2:], strict=False)
+    ]
+    start = 0
+    for run, group in groupby(shared):
+        end = start + len(list(group))
+        if run and (passage := _left_over(words[start : end + 2], foreign[start : end + 2])):
+            return f"{passage[:80]!r} is left in {source_language!r}"
+        start = end
     return None
+
+
+def _left_over(words: list[str], foreign: list[bool]) -> str:
+    """The passage, if it is prose of the source's language; titles and names have capitals in all longer words."""
+    plain = [word for word, is_foreign in zip(words, foreign, strict=True) if is_foreign and word[0].islower()]
+    return " ".join(words) if sum(foreign) >= 2 and any(len(word) >= 4 for word in plain) else ""
 
 
 def sentences(text: str) -> list[str]:
@@ -69,21 +82,41 @@ def sentences(text: str) -> list[str]:
 
 
 def lost_sentence(
-    source: str, text: str, language: str = "de", source_language: str = "en", least: float = 0.85
+    source: str, text: str, language: str = "de", source_language: str = "en", centre: float = 1.0, least: float = 0.85
 ) -> str | None:
     """Reason if the translation has fewer sentences than its source and is shorter than that many would be.
 
     Sentence-level translators skip sentences in long segments (ALMA, issues 20, 23 and 24), and the rest reads well.
     Translators may join sentences, so fewer of them is no fault by itself: the text must be short as well, below
-    `least` of what the source's length lets expect (German needs about 1.15 times the characters of English).
+    `least` of what the source's length lets expect; `centre` is the usual ratio of these languages.
     """
     counts = len(sentences(source)), len(sentences(text))
     if counts[1] >= counts[0]:
         return None
-    ratio = pairs.length_ratio(source, text, language, source_language)
+    ratio = pairs.length_ratio(source, text, language, source_language) / centre
     if ratio >= least:
         return None
-    return f"{counts[0]} sentences became {counts[1]}, at {ratio:.2f} times the length"
+    return f"{counts[0]} sentences became {counts[1]}, at {ratio:.2f} times the expected length"
+
+
+def broken_off(
+    source: str, text: str, language: str = "de", source_language: str = "en", centre: float = 1.0, least: float = 0.7
+) -> str | None:
+    """Reason if a bracket or a colon of the source was lost, or a text without an end mark is short for its source.
+
+    `pairs.truncated` looks at the end of a sentence; headings, list items and hurried questions have none, and a
+    translation that stops inside a bracket may end in a full stop.
+    """
+    for opened, closed in ("()", "[]", "{}", "„“"):
+        if text.count(opened) > text.count(closed) and source.count(opened) <= source.count(closed):
+            return f"{opened!r} is never closed"
+    ends = source.rstrip()[-1:], text.rstrip()[-1:]
+    if ends[0] == ":" and (ends[1].isalnum() or ends[1] in ",-"):
+        return "the colon at the end is lost"
+    if _END.search(source.rstrip()):
+        return "it ends on an opening sign" if ends[1] in set("([{„“/&=<+") - {source.rstrip()[-1:]} - {"“"} else None
+    ratio = pairs.length_ratio(source, text, language, source_language) / centre
+    return f"it stops at {ratio:.2f} times the expected length" if ratio < least and not _END.search(text) else None
 
 
 def repeated_sentence(source: str, text: str) -> str | None:
