@@ -92,7 +92,9 @@ def copied(pair: Pair, draw: random.Random) -> Pair | None:
 def untranslated_half(pair: Pair, draw: random.Random) -> Pair | None:
     """The second half of the words comes from the source, where the human translation changed three of them or more."""
     source, text = pair[0].split(), pair[1].split()
-    half, human = (re.findall(r"[^\W\d_]{2,}", side.lower()) for side in (" ".join(source[len(source) // 2 :]), pair[1]))
+    half, human = (
+        re.findall(r"[^\W\d_]{2,}", side.lower()) for side in (" ".join(source[len(source) // 2 :]), pair[1])
+    )
     if len(set(half) - set(human)) < 3:
         return None
     return pair[0], " ".join(text[: len(text) // 2] + source[len(source) // 2 :])

@@ -40,7 +40,9 @@ def numbers(source: str, text: str, language: str = "de", source_language: str =
         return None
     lost, new = (list(found.elements()) for found in (before - after, after - before))
     if len(lost) == len(new) == 1:  # one took another's place, and words that might say it are no excuse
-        raw = [next(number for number in side if _plain(number) == one) for side, (one,) in ((wanted, lost), (got, new))]
+        raw = [
+            next(number for number in side if _plain(number) == one) for side, (one,) in ((wanted, lost), (got, new))
+        ]
         missing, extra = (set(), set()) if _same_time(*raw) else ({raw[0]}, {raw[1]})
     else:
         missing = _absent(wanted, text, after, language)
@@ -107,8 +109,9 @@ def code(source: str, text: str, most_changed: float = 0.15) -> str | None:
     for one, other in zip(before, after, strict=True):
         if one != other and (share := _changed(one, other)) > most_changed:
             return f"{share:.0%} of a code block is changed"
-    spans, kept = (Counter(_INLINE.findall(_FENCE.sub(" ", side))) for side in (source, text))
-    if lost := set(spans) - set(kept):
+    spans, kept = (set(_INLINE.findall(_FENCE.sub(" ", side))) for side in (source, text))
+    # A plain word may be a key of data in a block above, which may be in the reader's language.
+    if lost := {span for span in spans - kept if not (span.isalpha() and any(f'"{span}"' in one for one in before))}:
         return f"the code {sorted(lost)[0]!r} is lost or changed"
     return None
 
@@ -128,9 +131,14 @@ def formulas(source: str, text: str) -> str | None:
     """
     if "$" not in source and "\\" not in source:
         return None
-    wanted, got = (Counter(re.sub(r"\s+", "", found) for found in _FORMULA.findall(side)) for side in (source, text))
+    wanted, got = (Counter(map(_bare, _FORMULA.findall(side))) for side in (source, text))
     lost = {found for found in wanted - got if re.search(r"[\\^_=+]", found)}  # "$5 and $" is money
     return f"the formula {sorted(lost)[0]} is lost or changed" if lost else None
+
+
+def _bare(formula: str) -> str:
+    """A formula without spaces, with one sign for the decimal mark (42.1, 42{,}1)."""
+    return re.sub(r"(?<=\d)(?:\{,\}|,)(?=\d)", ".", re.sub(r"\\[,;: ]|\s+", "", formula))
 
 
 def shape(source: str, text: str) -> str | None:

@@ -1,6 +1,7 @@
 """The few words that rules need to know of a language; for a language that is missing here, its rules abstain.
 
-Which words belong to which language comes from wordfreq, so for about 45 languages; negations, forms of address and number words are
+Which words belong to which language comes from wordfreq, so for about 45 languages;
+negations, forms of address and number words are
 written down for those that somebody has checked on human translations.
 """
 
@@ -11,10 +12,11 @@ import re
 # translator turns one into the other freely, so the second list is long.
 NEGATIONS = {
     "en": (
-        r"\b(?:not(?! only| necessarily| to mention| until| need to| have to)|cannot|never(?!theless)|nobody|nothing|none|neither|"
-        r"no(?!\.| matter| sooner| more than| less than| later than))\b|\bcant\b|\bdont\b|n['’]t\b"
+        r"\b(?:not(?! only| necessarily| to mention| until| need to| have to)|cannot|never(?!theless)|nobody|without|"
+        r"nothing(?! wrong)|none|neither|no(?!\.|\?| matter| sooner| more than| less than| later than))\b|"
+        r"\b(?:cant|dont)\b(?! forget| worry)|n['’]t\b(?! forget| worry| (?:it|they|you|he|she|we|I|that)\?)"
     ),
-    "de": r"\b(?:nicht(?! nur)|nichts|nich|nix|kein(?:e[nmrs]?|erlei)?|nie|niemals|niemand\w*|weder|nein)\b",
+    "de": r"\b(?:nicht(?! nur)|nichts|nich|nix|kein(?:e[nmrs]?|erlei)?|nie|niemals|niemand\w*|weder|ohne)\b",
 }
 INSTEAD = {
     "en": (
@@ -22,7 +24,7 @@ INSTEAD = {
         r"fail\w*|lack\w*|miss\w*|only|except|instead|rather|hardly|barely|few|little|unless|until|avoid\w*|prevent\w*|"
         r"ignor\w*|hid\w*|exclud\w*|remov\w*|delet\w*|clear\w*|empty|blank|off|stop\w*|skip\w*|against|too|far|"
         r"different\w*|other\w*|but|whether|either|any|free|keep|kept|leave|left|beyond|apart|out of|reject\w*|refus\w*|"
-        r"lose|lost|alone|wrong\w*|bad\w*|zero|false|optional\w*|remain\w*|forget\w*|still|read-only|unlike|just|fine)\b"
+        r"lose|lost|alone|wrong\w*|bad\w*|zero|false|optional\w*|remain\w*|forget\w*|still|read-only|unlike|just|fine|forgot\w*|out\w*|yes|away|mind|difficult|hard)\b"
     ),
     "de": (
         r"\bun(?!d\b|ter|te[nrs]|s\b|ser|i[vo]|gefähr)\w{3,}|\bmiss\w{3,}|\bnicht\w{3,}|\w+los(?:e[nmrs]?)?\b|"
@@ -30,7 +32,7 @@ INSTEAD = {
         r"ausschließ\w*|kaum|selten|fehl\w*|verhinder\w*|vermeid\w*|unterlass\w*|ignorier\w*|verbirg\w*|"
         r"verb[eo]rg\w*|ausgeblendet\w*|deaktivier\w*|entf[aä]ll\w*|abgelehnt\w*|verbot\w*|"
         r"verbiete\w*|verweiger\w*|erspar\w*|sondern|trotz\w*|Gegen\w*|höchstens|keinesfalls|keineswegs|"
-        r"ausgeschlossen|ab(?:zu)?lehn\w*|egal|nee)\b"
+        r"ausgeschlossen|nein|aus(?:bleib\w*)?|ab(?:zu)?lehn\w*|egal|nee)\b"
     ),
 }
 # How the reader is addressed. German Sie is only certain where it does not begin a sentence.
@@ -105,9 +107,9 @@ def is_foreign(word: str, source_language: str, language: str) -> bool:
 _CENTRES = {("en", "de"): 1.15, ("de", "en"): 0.88}
 
 
-def length_centre(source_language: str, language: str) -> float:
-    """The usual ratio of lengths, translation to source; 1 where nobody has measured it."""
-    return _CENTRES.get((source_language, language), 1.0)
+def length_centre(source_language: str, language: str) -> float | None:
+    """The usual ratio of lengths, translation to source; None where nobody has measured it."""
+    return _CENTRES.get((source_language, language))
 
 
 @functools.cache

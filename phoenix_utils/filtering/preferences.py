@@ -42,7 +42,9 @@ def one_side(segments: list[dict], most: float = 0.2) -> str | None:
     """
     shares = {}
     for side in ("chosen", "rejected"):
-        lengths = [(len(segment["text"]), bool(segment.get("fault"))) for segment in segments if segment["part"] == side]
+        lengths = [
+            (len(segment["text"]), bool(segment.get("fault"))) for segment in segments if segment["part"] == side
+        ]
         shares[side] = sum(length for length, failed in lengths if failed) / (sum(n for n, _ in lengths) or 1)
     if abs(shares["chosen"] - shares["rejected"]) <= most:
         return None

@@ -65,11 +65,11 @@ def findings(
     Args:
         row: a row of 01_translation; where the columns with sources and segments are missing, the rules that
             compare with them abstain.
-        settings: thresholds and the two languages; rules in `skip_rules` say nothing.
+        settings: thresholds and the two languages. Rules in `skip_rules` speak too; the stage does not act on them.
         count_tokens: tokens of a conversation in the student's chat template.
         centre: the usual ratio of lengths for these languages (see `calibrate.py`); None for what is known of them.
     """
-    centre = centre or lexicon.length_centre(settings.source_language, settings.language)
+    centre = centre or lexicon.length_centre(settings.source_language, settings.language) or 1.0
     found = [*_license(row, settings), *_structure(row)]
     is_sound = len(found) == sum(finding.rule == "license" for finding in found)
     for part, source, text in parts(row):
@@ -80,7 +80,7 @@ def findings(
         found += [Finding(rule, "row", detail) for rule, detail in preferences.reasons(row, settings.max_gap_change)]
     if is_sound:  # a template needs turns in order
         found += _too_long(row, settings, count_tokens)
-    return [finding for finding in found if finding.rule not in settings.skip_rules]
+    return found
 
 
 def parts(row: dict) -> list[tuple[str, str | None, str]]:
@@ -190,7 +190,9 @@ def _address_forms(row: dict, settings: FilteringSettings) -> Iterator[Finding]:
     """A person who says du in one question says du in the next; answers may be letters to somebody else."""
     asked = [message["content"] or "" for message in row.get("messages") or () if message["role"] == "user"]
     forms = [wording.address_forms(text, settings.language) for text in asked]
-    formal, familiar = (next((form[kind] for form in forms if form[kind] and not form[1 - kind]), "") for kind in (0, 1))
+    formal, familiar = (
+        next((form[kind] for form in forms if form[kind] and not form[1 - kind]), "") for kind in (0, 1)
+    )
     if formal and familiar:
         yield Finding("address_form", "row", f"the user says {formal!r} in one question and {familiar!r} in another")
 

@@ -7,10 +7,11 @@ Writes  02_filtering/chat.parquet, preferences.parquet   kept rows, plain schema
 """
 
 import json
+import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +19,9 @@ import pyarrow as pa
 
 from phoenix_utils import artifacts, chat, corpora, models, pairs, tables
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.filtering.rules import RULES, findings
+from phoenix_utils.filtering import lexicon
+from phoenix_utils.filtering.near import Contamination, NearDuplicates, evaluation_texts
+from phoenix_utils.filtering.rules import RULES, Finding, findings, parts
 from phoenix_utils.filtering.settings import FilteringSettings, stage_inputs
 
 REJECTED = pa.schema(
@@ -54,11 +57,12 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
         total = sum(tables.row_count(path) for path in inputs.values())
         progress = stage.progress(total, "rows")
         tallies = {}
+        judge = Judge(settings, count_tokens, inputs)
         with tempfile.TemporaryFile("w+", dir=stage.folder, encoding="utf-8") as spool:
             for kind, path in inputs.items():
                 done = sum(tally.rows_in for tally in tallies.values())
                 tallies[kind] = Tally()
-                judged = _judge(path, kind, settings, count_tokens, spool, tallies[kind])
+                judged = _judge(path, kind, judge, spool, tallies[kind])
                 _write_kept(stage.folder / f"{kind}.parquet", _watched(judged, tallies[kind], progress, done), kind)
             spool.seek(0)
             tables.write_rows(stage.folder / "rejected.parquet", map(json.loads, spool), REJECTED)
@@ -68,6 +72,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
         for kind, part in summary.items():
             stage.count(f"{kind}_in", part["rows_in"])
             stage.count(f"{kind}_out", part["kept"])
+        stage.note("length_centre", str(round(judge.centre, 3)))
         stage.note("language_rule", "on" if pairs.known_language(settings.language) else "off: unknown to lingua")
         kept = sum(part["kept"] for part in summary.values())
         progress.close(f"kept {kept:,} of {total:,} rows")
@@ -87,6 +92,45 @@ def token_counter(settings: FilteringSettings) -> Callable[[list[dict]], int]:
     return count
 
 
+class Judge:
+    """Everything that judging a row needs, made once for a stage."""
+
+    def __init__(self, settings: FilteringSettings, count_tokens: Callable, inputs: dict[str, Path]):
+        self.settings, self.count_tokens = settings, count_tokens
+        self.centre = length_centre(settings, inputs)
+        questions = evaluation_texts(settings) if "contaminated" not in settings.skip_rules else ()
+        self.contamination = Contamination(questions, settings.max_overlap)
+        self.near = {kind: NearDuplicates(settings.duplicate_similarity) for kind in inputs}
+
+    def findings(self, row: dict, kind: str) -> list[Finding]:
+        """All findings about a row, those of rules that are switched off too."""
+        found = findings(row, self.settings, self.count_tokens, self.centre)
+        texts = [text for _, source, text in parts(row)]
+        sources = [source or "" for _, source, _ in parts(row)]
+        if reason := self.contamination.question_in([*texts, *sources]):
+            found.append(Finding("contaminated", "row", reason))
+        if reason := self.near[kind].seen(row.get("prompt_id") or "a row without an id", "\n".join(texts)):
+            found.append(Finding("duplicate", "row", reason))
+        return found
+
+
+def length_centre(settings: FilteringSettings, inputs: dict[str, Path], least: int = 100, most: int = 2000) -> float:
+    """The usual ratio of lengths, translation to source, for this run's languages.
+
+    What is known from human pairs where there are some (`lexicon.length_centre`); else the median of the run's own
+    texts, within 2/3 and 3/2, so that a corpus of broken translations cannot call itself normal.
+    """
+    known = lexicon.length_centre(settings.source_language, settings.language)
+    if known is not None:
+        return known
+    ratios = []
+    for path in inputs.values():
+        for row in islice(tables.read_rows(path), most):
+            texts = ((source, text) for _, source, text in parts(row) if source and text.strip())
+            ratios += [pairs.length_ratio(*each, settings.language, settings.source_language) for each in texts]
+    return min(max(statistics.median(ratios), 2 / 3), 3 / 2) if len(ratios) >= least else 1.0
+
+
 class Tally:
     """Counts of one corpus while its rows pass."""
 
@@ -94,10 +138,14 @@ class Tally:
         self.rows_in = self.kept = 0
         self.rules: Counter[str] = Counter()
         self.first: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.pairs: Counter[tuple[str, str]] = Counter()
         self.origins: dict[str, dict[str, Counter]] = {"licenses": {}, "sources": {}}
 
-    def add(self, row: dict, rules: list[str]) -> None:
-        """Count one row; ``rules`` are those it breaks, in the waterfall's order."""
+    def add(self, row: dict, rules: list[str], skipped: Iterable[str] = ()) -> None:
+        """Count one row; ``rules`` are those it breaks, in the waterfall's order, ``skipped`` those switched off."""
+        self.skipped.update(skipped)
+        self.pairs.update(combinations(rules, 2))
         self.rows_in += 1
         self.kept += not rules
         self.rules.update(rules)
@@ -117,25 +165,27 @@ class Tally:
             "kept": self.kept,
             "rejected": self.rows_in - self.kept,
             "rules": {rule: self.rules[rule] for rule in RULES},
+            "skipped": dict(sorted(self.skipped.items())),
+            "overlap": [{"rules": list(rules), "rows": rows} for rules, rows in sorted(self.pairs.items())],
             "waterfall": waterfall,
             **{name: {key: dict(n) for key, n in sorted(found.items())} for name, found in self.origins.items()},
         }
 
 
-def _judge(
-    path: Path, kind: str, settings: FilteringSettings, count_tokens: Callable, spool: IO[str], tally: Tally
-) -> Iterator[dict]:
+def _judge(path: Path, kind: str, judge: Judge, spool: IO[str], tally: Tally) -> Iterator[dict]:
     """Yield the kept rows; rejected ones go to ``spool``, one JSON line each, so that memory stays flat."""
+    off = set(judge.settings.skip_rules)
     for row in tables.read_rows(path):
-        found = findings(row, settings, count_tokens)
+        found = judge.findings(row, kind)
         broken = {finding.rule for finding in found}
-        rules = [rule for rule in RULES if rule in broken]
-        tally.add(row, rules)
+        rules = [rule for rule in RULES if rule in broken - off]
+        tally.add(row, rules, broken & off)
         if not rules:
             yield {name: row.get(name) for name in _SCHEMAS[kind].names}
             continue
         rejected = {name: row.get(name) for name in ("prompt_id", "source", "license")}
-        rejected |= {"kind": kind, "rules": rules, "findings": [vars(finding) for finding in found]}
+        findings_on = [vars(finding) for finding in found if finding.rule not in off]
+        rejected |= {"kind": kind, "rules": rules, "findings": findings_on}
         rejected["row"] = json.dumps(row, ensure_ascii=False)
         spool.write(json.dumps(rejected, ensure_ascii=False) + "\n")
 
@@ -160,7 +210,7 @@ def _refuse_nothing_kept(summary: dict, folder: Path) -> None:
             continue
         if not part["rows_in"]:
             raise PhoenixError(f"The translated {kind} corpus has no rows: nothing to filter.")
-        reasons = ", ".join(f"{rule} {count}" for rule, count in part["rules"].items() if count)
+        reasons = ", ".join(f"{step['rule']} {step['removed']}" for step in part["waterfall"] if step["removed"])
         raise PhoenixError(
             f"None of the {part['rows_in']:,} translated {kind} rows passes the filters ({reasons}). Look at "
             f"{folder / 'rejected.parquet'}: mend the translation, or loosen the rule that is too strict."

@@ -16,7 +16,9 @@ from phoenix_utils import pairs
 from phoenix_utils.filtering import lexicon
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_QUOTED = re.compile(r"\"[^\"\n]{1,400}\"|“[^”\n]{1,400}”|„[^“”\n]{1,400}[“”]|«[^»\n]{1,400}»|»[^«\n]{1,400}«|\*[^*\n]{1,200}\*")
+_QUOTED = re.compile(
+    r"\"[^\"\n]{1,400}\"|“[^”\n]{1,400}”|„[^“”\n]{1,400}[“”]|«[^»\n]{1,400}»|»[^«\n]{1,400}«|\*[^*\n]{1,200}\*"
+)
 # Two capitals or digits before the mark are an abbreviation more often than an end.
 _SENTENCES = re.compile(r"(?<=[^\W\d_]{3}[.!?…])[\"”“»)\]]*\s+|(?<=[\d)][.!?])\s+(?=[A-ZÄÖÜ\"„“])|(?<=[。！？])|\n+")
 _END = re.compile(r"[.!?:…。！？][\"'”’“»«)\]*_]*$")
@@ -32,6 +34,11 @@ _REFUSAL = re.compile(
     r"(?:übersetzen|helfen)|\btut mir leid\b",
     re.IGNORECASE,
 )
+_LINKS = frozenset(
+    "a after all an and are as at be before between by can for from has have i if in into is it no not of on or per that "
+    "the then this to was when which will with you your".split()
+)
+_TWICE = re.compile(r"\b(no|kein\w*)\b([^.!?;]{1,40}?\b(?:and|or|und|oder|,) )\1\b", re.IGNORECASE)
 _TRANSLATE = re.compile(r"\btranslat\w*\b", re.IGNORECASE)
 
 
@@ -51,9 +58,7 @@ def remainder(source: str, text: str, language: str = "de", source_language: str
     if len(words) > 2 and [word.lower() for word in words] == original and pairs.letters(text) >= 20:
         return f"it is the source over again, in {source_language!r}"
     runs = set(zip(original, original[1:], original[2:], strict=False))
-    shared = [
-        tuple(word.lower() for word in run) in runs for run in zip(words, words[1:], words[2:], strict=False)
-    ]
+    shared = [tuple(word.lower() for word in run) in runs for run in zip(words, words[1:], words[2:], strict=False)]
     start = 0
     for run, group in groupby(shared):
         end = start + len(list(group))
@@ -66,7 +71,8 @@ def remainder(source: str, text: str, language: str = "de", source_language: str
 def _left_over(words: list[str], foreign: list[bool]) -> str:
     """The passage, if it is prose of the source's language; titles and names have capitals in all longer words."""
     plain = [word for word, is_foreign in zip(words, foreign, strict=True) if is_foreign and word[0].islower()]
-    return " ".join(words) if sum(foreign) >= 2 and any(len(word) >= 4 for word in plain) else ""
+    is_prose = len(words) >= 6 or any(word.lower() in _LINKS for word in words)  # not a list of names of columns
+    return " ".join(words) if is_prose and sum(foreign) >= 2 and any(len(word) >= 4 for word in plain) else ""
 
 
 def sentences(text: str) -> list[str]:
@@ -100,7 +106,7 @@ def lost_sentence(
 
 
 def broken_off(
-    source: str, text: str, language: str = "de", source_language: str = "en", centre: float = 1.0, least: float = 0.7
+    source: str, text: str, language: str = "de", source_language: str = "en", centre: float = 1.0, least: float = 2 / 3
 ) -> str | None:
     """Reason if a bracket or a colon of the source was lost, or a text without an end mark is short for its source.
 
@@ -166,7 +172,9 @@ def chatter(source: str, text: str, language: str = "de", source_language: str =
         if found and not pattern.search(source) and not _TRANSLATE.search(source):
             return f"{found[0].strip()!r} looks like a leftover {name}"
     found = _REFUSAL.search(text)
-    apology = re.search(r"\b(?:sorry|apolog\w+|afraid|regret|can['’]?t|cannot|unable|not able)\b", source, re.IGNORECASE)
+    apology = re.search(
+        r"\b(?:sorry|apolog\w+|afraid|regret|can['’]?t|cannot|unable|not able)\b", source, re.IGNORECASE
+    )
     if found and not apology and not _REFUSAL.search(source):
         return f"{found[0]!r} refuses where the source does not"
     return None
@@ -181,24 +189,24 @@ def negation(source: str, text: str, language: str = "de", source_language: str 
     """
     if source_language not in lexicon.NEGATIONS or language not in lexicon.NEGATIONS:
         return None
-    before, after = sentences(source), sentences(text)
-    if len(before) != len(after):
-        before, after = [" ".join(before)], [" ".join(after)]
-    for one, other in zip(before, after, strict=True):
-        if reason := _polarity(one, other, language, source_language):
-            return reason
-    return None
-
-
-def _polarity(one: str, other: str, language: str, source_language: str) -> str | None:
     clear, instead = _negatives(source_language)
     target_clear, target_instead = _negatives(language)
-    negated, target_negated = clear.findall(one), target_clear.findall(other)
-    if len(negated) > len(target_negated) + len(target_instead.findall(other)):
-        return f"the source negates ({', '.join(negated)}) more often than the translation"
-    if len(target_negated) > len(negated) + len(instead.findall(one)):
-        return f"the translation negates ({', '.join(target_negated)}) more often than the source"
+    sides = sentences(source), sentences(text)
+    total, target_total = (len(_negated(pattern, " ".join(side))) for pattern, side in zip(
+        (clear, target_clear), sides, strict=True))  # fmt: skip
+    aligned = zip(*sides, strict=True) if len(sides[0]) == len(sides[1]) else [tuple(map(" ".join, sides))]
+    for one, other in aligned if total != target_total else ():
+        negated, target_negated = _negated(clear, one), _negated(target_clear, other)
+        if total > target_total and len(negated) > len(target_negated) + len(target_instead.findall(other)):
+            return f"the source negates ({', '.join(negated)}) more often than the translation"
+        if target_total > total and len(target_negated) > len(negated) + len(instead.findall(one)):
+            return f"the translation negates ({', '.join(target_negated)}) more often than the source"
     return None
+
+
+def _negated(pattern: re.Pattern, text: str) -> list[str]:
+    """The negations of a text; "no silver and no bronze" is one."""
+    return pattern.findall(_TWICE.sub(r"\1\2", text))
 
 
 @functools.cache
