@@ -75,6 +75,7 @@ def pair_reasons(
     return {rule: reason for rule, reason in reasons.items() if reason}
 
 
+@functools.lru_cache(maxsize=64)  # a text is asked for by a dozen rules in a row
 def prose(text: str) -> str:
     """The text without code, formulas, addresses, markup and placeholders: what a translator changes."""
     return _NOT_PROSE.sub(" ", text)
@@ -82,7 +83,7 @@ def prose(text: str) -> str:
 
 def letters(text: str) -> int:
     """Number of letters in a text."""
-    return sum(character.isalpha() for character in text)
+    return sum(map(str.isalpha, text))
 
 
 def known_language(code: str) -> bool:
@@ -114,11 +115,11 @@ def foreign_share(text: str, language: str, source_language: str) -> float | Non
     Lines too short to tell count with the whole text's verdict; None where the whole is too short to tell.
     """
     text = prose(text)
-    whole = detect_language(" ".join(text.split())[:1000], language, source_language)  # enough to be sure
+    whole = detect_language(" ".join(text.split())[:400], language, source_language)  # enough to be sure
     total = foreign = 0
     for line in text.splitlines():
         count = letters(line)
-        verdict = (detect_language(line, language, source_language) if count >= 40 else None) or whole
+        verdict = (detect_language(line[:250], language, source_language) if count >= 40 else None) or whole
         if verdict:
             total += count
             foreign += count if verdict != language else 0
@@ -243,12 +244,14 @@ def _word_runs(text: str) -> set[tuple[str, ...]]:
     size = min(5, len(words))
     if size < 3:
         return set()
-    runs = (words[start : start + size] for start in range(len(words) - size + 1))
-    return {
-        tuple(word.casefold() for word in run)
-        for run in runs
-        if sum(len(word) > 1 and not word[0].isupper() for word in run) * 2 > size
-    }
+    lower = [word.casefold() for word in words]
+    plain = [len(word) > 1 and not word[0].isupper() for word in words]
+    runs, count = set(), sum(plain[:size])  # how many words of the run are no names, kept while the run moves on
+    for start in range(len(words) - size + 1):
+        if count * 2 > size:
+            runs.add(tuple(lower[start : start + size]))
+        count += (plain[start + size] if start + size < len(words) else 0) - plain[start]
+    return runs
 
 
 def _most_common_sentence(text: str) -> tuple[str, int]:

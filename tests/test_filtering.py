@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from phoenix_utils import artifacts, corpora, tables
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering import RULES, FilteringSettings, findings, report, run, token_counter
+from phoenix_utils.filtering.near import Contamination, NearDuplicates
 from phoenix_utils.filtering.rules import parts
 
-LIMITS = FilteringSettings()
+LIMITS = FilteringSettings(skip_rules=[])
 ENGLISH = (
     "People who live beside the sea often say that the weather changes quickly. They keep a warm coat "
     "near the door, and they look at the sky before they leave the house in the morning."
@@ -171,7 +172,7 @@ def test_rows_without_audit_columns_are_judged_by_what_is_there():
         "too_long",
     ):
         row = spoil(long_chat(CHAT)[0], how)
-        assert judge({"messages": row["messages"], "segments": None}) == {how.split(",")[0]}
+        assert judge({"messages": row["messages"], "segments": None, "license": "mit"}) == {how.split(",")[0]}
 
 
 def test_a_source_that_repeats_may_repeat_in_translation():
@@ -179,6 +180,7 @@ def test_a_source_that_repeats_may_repeat_in_translation():
     german = "Schreibe eine Zeile fünfzig Mal: " + "Ich darf nicht im Flur rennen. " * 10
     ask = {"role": "user", "content": "Strafarbeit bitte"}
     row = {
+        "license": "MIT",
         "messages": [ask, {"role": "assistant", "content": german}],
         "messages_source": [ask, {"role": "assistant", "content": source}],
     }
@@ -190,14 +192,14 @@ def test_settings_move_the_lines():
     assert judge(row, FilteringSettings(max_length=10)) == {"too_long"}
     assert judge(row, FilteringSettings(max_length_ratio=1.0, min_length_ratio=0.99)) == {"length"}
     loose = FilteringSettings(max_foreign_share=1.0, max_copied_share=1.0)
-    assert judge(spoil(row, "copied, whole"), loose) == set()
+    assert judge(spoil(row, "copied, whole"), loose) == {"remainder"}
 
 
 # The whole stage, with the student's real tokenizer.
 
 
 def write_run(folder, chat: list[dict], preferences: list[dict], **values) -> FilteringSettings:
-    limits = FilteringSettings(run_dir=str(folder), **values)
+    limits = FilteringSettings(**{"run_dir": str(folder), "skip_rules": ["contaminated", "duplicate"], **values})
     translation = artifacts.stage_path(limits.run_dir, "translation")
     tables.Shards(translation / "chat", corpora.TRANSLATED_CHAT, 100).append(chat)
     tables.Shards(translation / "preferences", corpora.TRANSLATED_PREFERENCES, 100).append(preferences)
@@ -241,7 +243,7 @@ def test_stage_keeps_the_good_and_names_the_bad(mixed):
         assert part["rows_in"] == part["kept"] + part["rejected"]
         assert part["waterfall"][-1]["left"] == part["kept"]
         assert sum(step["removed"] for step in part["waterfall"]) == part["rejected"]
-        assert all(part["rules"][rule] for rule in RULES if rule != "same_answers")
+        assert all(part["rules"][how.split(",")[0]] for how in FAULTS)
         for counts in (part["licenses"], part["sources"]):
             assert sum(each["rows_in"] for each in counts.values()) == part["rows_in"]
             assert sum(each["kept"] for each in counts.values()) == part["kept"]
@@ -270,9 +272,10 @@ def test_report_shows_what_happened_and_escapes_it(mixed):
     assert list(table.index) == list(RULES)
     assert table["chat: first"].sum() == summary["chat"]["rejected"]
     found = list(report.rejected_examples(limits, per_rule=1))
-    assert [example["rule"] for example in found] == list(RULES)
+    fired = [rule for rule in RULES if summary["chat"]["rules"][rule] or summary["preferences"]["rules"][rule]]
+    assert [example["rule"] for example in found] == fired
     page = report.examples_html(limits)
-    assert page.count("<tr>") == len(RULES) + 1
+    assert page.count("<tr>") == len(fired) + 1
     import matplotlib
 
     matplotlib.use("agg")
@@ -325,6 +328,105 @@ def test_nothing_kept_is_an_error_that_counts_the_reasons(tmp_path, count_tokens
     assert not (folder / "chat.parquet").exists()
     assert len(read(limits, "rejected")) == len(bad)
     assert artifacts.read_json(folder / "manifest.json")["status"] != "complete"
+
+
+@pytest.mark.parametrize(
+    "how, rule",
+    [
+        (lambda text: text.replace("2,4", "2,9"), "numbers"),
+        (lambda text: text.replace("example.org/a", "example.org/b"), "addresses"),
+        (lambda text: text.replace("print(x)", "drucke(x)"), "code"),
+        (lambda text: text.replace("x^2", "x^3"), "formulas"),
+        (lambda text: text.replace("nicht zu früh heraus, sonst wird der Teig zäh", "früh heraus"), "negation"),
+        (lambda text: text.replace("- eins\n- zwei\n- drei", "eins, zwei und drei"), "shape"),
+        (lambda text: text + " Und du weißt das. Fragen Sie mich.", "address_form"),
+        (lambda text: "German: " + text, "chatter"),
+        (lambda text: text.replace("sonst wird der Teig zäh", "or else the dough turns tough"), "remainder"),
+        (lambda text: text + " Rühr die Masse kräftig um." * 2, "repeated_sentence"),
+    ],
+)  # fmt: skip
+def test_each_content_rule_names_its_own_fault(how, rule):
+    source = (
+        "Weigh 2.4 kg of flour, see https://example.org/a for the table, and let $x^2 = 4$ be.\n\n- one\n- two\n"
+        "- three\n\n```python\nprint(x)\n```\n\nDo not take it out too early, or else the dough turns tough."
+    )
+    german = (
+        "Wieg 2,4 kg Mehl ab, die Tabelle steht unter https://example.org/a, und es sei $x^2 = 4$.\n\n- eins\n- zwei\n"
+        "- drei\n\n```python\nprint(x)\n```\n\nNimm ihn nicht zu früh heraus, sonst wird der Teig zäh."
+    )
+
+    def row(text: str) -> dict:
+        ask = {"role": "user", "content": "Brot"}
+        return {
+            "license": "MIT",
+            "messages": [ask, {"role": "assistant", "content": text}],
+            "messages_source": [ask, {"role": "assistant", "content": source}],
+        }
+
+    assert judge(row(german)) == set()
+    assert how(german) != german
+    assert rule in judge(row(how(german)))
+
+
+def test_a_license_must_be_stated_and_allowed():
+    row = {**CHAT[0], "license": "unknown"}
+    assert judge(row) == {"license"}
+    assert judge(row, LIMITS.model_copy(update={"allow_unknown_license": True})) == set()
+    assert judge({**row, "license": "CC-BY-NC-4.0"}) == {"license"}
+    assert judge({**row, "license": "cc0-1.0"}) == set()
+
+
+def test_pairs_whose_difference_is_lost():
+    row = copy.deepcopy(long_chat(PREFERENCES)[0])
+    row["rejected"][-1]["content"] = "Ja."
+    assert "length_gap" in judge(row)
+    row = copy.deepcopy(long_chat(PREFERENCES)[0])
+    for segment in row["segments"]:
+        segment["fault"] = "cut off" if segment["part"] == "rejected" else ""
+    assert judge(row) == {"one_side"}
+    for side, text in (("chosen_source", "**One** two"), ("rejected_source", "One two")):
+        row[side][-1]["content"] = text
+    for side, text in (("chosen", "Eins zwei"), ("rejected", "Eines, zwei")):
+        row[side][-1]["content"] = text
+    assert "format_lost" in judge(row)
+
+
+def test_equal_rows_are_one_row_and_different_ones_are_not():
+    near = NearDuplicates(0.8)
+    text = " ".join(f"wort{number}" for number in range(200))
+    assert near.seen("first", text) is None
+    assert sum(near.seen(str(number), text) == "100% like first" for number in range(10_000)) == 10_000
+    assert len(near.names) == 1
+    assert near.seen("changed", text.replace("wort7 ", "anders ")) is not None
+    assert near.seen("other", " ".join(f"wort{number}" for number in range(500, 700))) is None
+    assert near.seen("empty", "") is None and near.seen("word", "Ja") is None and near.seen("again", "ja!") is not None
+    assert near.seen("ja", "パンには小麦粉と水と塩と時間が必要です。") is None
+    assert near.seen("ja again", "パンには小麦粉と水と塩と時間が必要です。") == "100% like ja"
+
+
+def test_a_question_of_the_evaluation_is_named():
+    question = corpora.questions("de")[0]["turns"][0]
+    found = Contamination([("question 1 turn 1", question)], most=0.5)
+    assert found.question_in([f"Bitte hilf mir. {question} Danke!"]) == "100% of question 1 turn 1 stands in it"
+    assert found.question_in([question[: len(question) // 3]]) is None
+    assert found.question_in([row["messages"][0]["content"] for row in CHAT]) is None
+
+
+@given(st.data())
+@settings(max_examples=6, deadline=None)
+def test_turning_a_rule_off_frees_the_rows_whose_only_reason_it_was(tmp_path_factory, count_tokens, data):
+    chooser = random.Random(data.draw(st.integers(0, 2**16)))
+    spoiled = [spoil(chooser.choice(long_chat(CHAT)), chooser.choice(FAULTS)) for _ in range(10)]
+    rows = [*CHAT[:2], *({**row, "prompt_id": f"row {number}"} for number, row in enumerate(spoiled))]
+    limits = write_run(tmp_path_factory.mktemp("run"), rows, PREFERENCES[:1], skip_rules=["contaminated"])
+    run(limits, count_tokens)
+    before = {row["prompt_id"]: row["rules"] for row in read(limits, "rejected") if row["kind"] == "chat"}
+    rule = data.draw(st.sampled_from(sorted({rule for rules in before.values() for rule in rules})))
+    other = write_run(tmp_path_factory.mktemp("run"), rows, PREFERENCES[:1], skip_rules=["contaminated", rule])
+    summary = run(other, count_tokens)
+    after = {row["prompt_id"]: row["rules"] for row in read(other, "rejected") if row["kind"] == "chat"}
+    assert after == {name: left for name, rules in before.items() if (left := [r for r in rules if r != rule])}
+    assert summary["chat"]["skipped"][rule] == sum(rule in rules for rules in before.values())
 
 
 def test_missing_translation_is_one_clear_sentence(tmp_path):

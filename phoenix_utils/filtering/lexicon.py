@@ -1,8 +1,7 @@
 """The few words that rules need to know of a language; for a language that is missing here, its rules abstain.
 
-Which words belong to which language comes from wordfreq, so for about 45 languages;
-negations, forms of address and number words are
-written down for those that somebody has checked on human translations.
+Which words belong to which language comes from wordfreq, so for about 45 languages; negations, forms of address and
+number words are written down for those that somebody has checked on human translations.
 """
 
 import functools
@@ -22,8 +21,10 @@ INSTEAD = {
     "en": (
         r"\b(?:un|in|im|ir|dis|non|mis|de)[- ]?\w{4,}|\w+less(?:ly)?\b|-free\b|\b(?:isnt|wont|doesnt|didnt|without|nor|"
         r"fail\w*|lack\w*|miss\w*|only|except|instead|rather|hardly|barely|few|little|unless|until|avoid\w*|prevent\w*|"
-        r"ignor\w*|hid\w*|exclud\w*|remov\w*|delet\w*|clear\w*|empty|blank|off|stop\w*|skip\w*|against|too|far|"
-        r"different\w*|other\w*|but|whether|either|any|free|keep|kept|leave|left|beyond|apart|out of|reject\w*|refus\w*|"
+        r"ignor\w*|hid\w*|exclud\w*|remov\w*|delet\w*|clear\w*|empty|blank|off|stop\w*|skip\w*|against|too|"
+        r"far|"
+        r"different\w*|other\w*|but|whether|either|any|free|keep|kept|leave|left|beyond|apart|out of|"
+        r"reject\w*|refus\w*|"
         r"lose|lost|alone|wrong\w*|bad\w*|zero|false|optional\w*|remain\w*|forget\w*|still|read-only|unlike|just|fine|forgot\w*|out\w*|yes|away|mind|difficult|hard)\b"
     ),
     "de": (

@@ -137,11 +137,11 @@ def _text(part: str, source: str | None, text: str, settings: FilteringSettings,
     if not source:
         for rule in ("length", "run_together"):  # these two only compare with a source
             reasons.pop(rule, None)
-    reasons["chatter"] = wording.chatter(source or "", text, *languages)
     reasons["address_form"] = wording.mixed_address(text, settings.language)
     if source:
         reasons.setdefault("truncation", wording.broken_off(source, text, *languages, centre))
         reasons |= {
+            "chatter": wording.chatter(source, text, *languages),
             "remainder": wording.remainder(source, text, *languages),
             "lost_sentence": wording.lost_sentence(source, text, *languages, centre, settings.min_sentence_ratio),
             "repeated_sentence": wording.repeated_sentence(source, text),

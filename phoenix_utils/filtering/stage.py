@@ -210,7 +210,7 @@ def _refuse_nothing_kept(summary: dict, folder: Path) -> None:
             continue
         if not part["rows_in"]:
             raise PhoenixError(f"The translated {kind} corpus has no rows: nothing to filter.")
-        reasons = ", ".join(f"{step['rule']} {step['removed']}" for step in part["waterfall"] if step["removed"])
+        reasons = ", ".join(f"{rule} {count}" for rule, count in part["rules"].items() if count)
         raise PhoenixError(
             f"None of the {part['rows_in']:,} translated {kind} rows passes the filters ({reasons}). Look at "
             f"{folder / 'rejected.parquet'}: mend the translation, or loosen the rule that is too strict."

@@ -25,18 +25,20 @@ _END = re.compile(r"[.!?:…。！？][\"'”’“»«)\]*_]*$")
 _REQUEST = re.compile(
     r"\btranslate (?:this|the following|it)\b|\bhere(?: is|['’]s) (?:the|your|a) (?:\w+ )?translation\b|"
     r"\btranslation (?:of the text|into|to)\b|\b(?:answer|reply) with the translation only\b|"
-    r"\bhier ist (?:die|eine) (?:\w+ )?Übersetzung\b|^\W*(?:translation|Übersetzung)\s*:|\bübersetze? (?:dies|den folgenden)",
+    r"\bhier ist (?:die|eine) (?:\w+ )?Übersetzung\b|^\W*(?:translation|Übersetzung)\s*:|"
+    r"\bübersetze? (?:dies|den folgenden)",
     re.IGNORECASE | re.MULTILINE,
 )
 _REFUSAL = re.compile(
-    r"\bas an ai\b|\bas a language model\b|\bals (?:ein )?(?:KI|Sprachmodell)|\bI(?:['’]m| am) (?:sorry|unable)|\bI can(?:['’]t|not) "
+    r"\bas an ai\b|\bas a language model\b|\bals (?:ein )?(?:KI|Sprachmodell)|\bI(?:['’]m| am) (?:sorry|unable)|"
+    r"\bI can(?:['’]t|not) "
     r"(?:help|translate|assist|fulfil)|\b(?:kann ich|ich kann|darf ich|ich darf)\b.{0,40}\bnicht "
     r"(?:übersetzen|helfen)|\btut mir leid\b",
     re.IGNORECASE,
 )
 _LINKS = frozenset(
-    "a after all an and are as at be before between by can for from has have i if in into is it no not of on or per that "
-    "the then this to was when which will with you your".split()
+    "a after all an and are as at be before between by can for from has have i if in into is it no not of on or per "
+    "that the then this to was when which will with you your".split()
 )
 _TWICE = re.compile(r"\b(no|kein\w*)\b([^.!?;]{1,40}?\b(?:and|or|und|oder|,) )\1\b", re.IGNORECASE)
 _TRANSLATE = re.compile(r"\btranslat\w*\b", re.IGNORECASE)
@@ -75,6 +77,7 @@ def _left_over(words: list[str], foreign: list[bool]) -> str:
     return " ".join(words) if is_prose and sum(foreign) >= 2 and any(len(word) >= 4 for word in plain) else ""
 
 
+@functools.lru_cache(maxsize=64)
 def sentences(text: str) -> list[str]:
     """The sentences of a text's prose that have three words or more; a shorter one belongs to the one before."""
     found: list[str] = []
@@ -199,7 +202,7 @@ def negation(source: str, text: str, language: str = "de", source_language: str 
         negated, target_negated = _negated(clear, one), _negated(target_clear, other)
         if total > target_total and len(negated) > len(target_negated) + len(target_instead.findall(other)):
             return f"the source negates ({', '.join(negated)}) more often than the translation"
-        if target_total > total and len(target_negated) > len(negated) + len(instead.findall(one)):
+        if not total and len(target_negated) > len(negated) + len(instead.findall(one)):
             return f"the translation negates ({', '.join(target_negated)}) more often than the source"
     return None
 
