@@ -59,6 +59,9 @@ book: adapt ## build the book from the newest mini run; a warning is an error
 lab: env ## the long comparisons whose tables stand in book/results; hours
 	$(BIN)/python benchmarks/adapt_arms.py
 	$(BIN)/python benchmarks/adapt_downstream.py
+	$(BIN)/python benchmarks/translation.py --part quality
+	$(BIN)/python benchmarks/sft_arms.py
+	$(BIN)/python benchmarks/ablations.py
 
 notebooks: env ## write the generated cells (install, parameters, badge) of the notebooks
 	$(BIN)/phoenix notebooks

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from rapidfuzz import fuzz, process
 
-from phoenix_utils import corpora, pairs
+from phoenix_utils import pairs, sources
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -39,7 +39,7 @@ SQL = re.compile(
 
 def rows(name: str) -> list[dict]:
     """The rows of a packaged file."""
-    return [json.loads(line) for line in corpora.packaged(name).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in sources.packaged(name).read_text(encoding="utf-8").splitlines()]
 
 
 def texts(row: dict) -> list[str]:

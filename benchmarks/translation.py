@@ -6,8 +6,9 @@ identity    an identity translator gives every text back byte for byte
 protected   300 documents with code, formulas, links, tables, placeholders through the real model
 speed       the transformers engine against one `generate` call a segment with the untrimmed model
 vllm        the vllm engine against raw `LLM.generate` (in the environment that `make test-vllm` makes)
+kills       2,000 rows through the real model, killed three times at random moments, against a run left alone
 instant     an engine that answers at once: segments per second, memory from 10,000 to 1,000,000 rows
-quality     chrF by prompt and decoding on the project's pairs and on held-out help paragraphs
+quality     chrF by prompt and decoding on the project's pairs and on held-out help paragraphs; kept in book/results
 """
 
 import argparse
@@ -15,6 +16,7 @@ import gzip
 import json
 import random
 import re
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -22,10 +24,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from adapt import held_out_help  # benchmarks/adapt.py, beside this file
+import results  # benchmarks/results.py, beside this file
+from adapt import held_out_help  # benchmarks/adapt.py
 
 from phoenix_utils import corpora
 from phoenix_utils.decoding import Completion
+from phoenix_utils.tables import read_rows
 from phoenix_utils.translation.settings import TranslationSettings
 from phoenix_utils.translation.translator import Translator
 
@@ -347,6 +351,55 @@ def instant() -> dict:
     }
 
 
+# ---------------------------------------------------------------- kills
+
+
+def kills() -> dict:
+    """2,000 short rows through the real model: three kills at random moments against a run left in peace."""
+    rng = random.Random()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        texts = [source for source, _ in held_out_help()] + speed_segments(1500)
+        rows = [{"prompt": text, "completion": f"Step {n}."} for n, text in enumerate(sorted(texts, key=len)[:2000])]
+        (folder / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        (folder / "pairs.jsonl").write_text(json.dumps({"prompt": "Say hello.", "chosen": "Hello.", "rejected": "No."}))
+        started = time.monotonic()
+        whole = _translate_in_process(folder, "one/whole").wait() or _rows_of(folder / "one/whole")
+        seconds = time.monotonic() - started
+        moments = sorted(rng.uniform(0.1, 0.9) for _ in range(3))
+        for before, moment in zip([0.0, *moments], moments, strict=False):
+            child = _translate_in_process(folder, "two/killed")
+            time.sleep((moment - before) * seconds + 5)  # loading takes some seconds each time
+            child.kill()
+            child.wait()
+            shown = sqlite3.connect(folder / "two/killed/01_translation/segments.sqlite")
+            print(f"kills: killed with {shown.execute('SELECT count(*) FROM done').fetchone()[0]:,} done")
+            shown.close()
+        _translate_in_process(folder, "two/killed").wait()
+        killed = _rows_of(folder / "two/killed")
+    same = sum(a == b for a, b in zip(whole, killed, strict=True))
+    print(f"kills: {len(whole):,} rows, {same:,} with the same translation as in a run left alone ({seconds:.0f} s)")
+    return {"rows_after_kills": len(killed), "rows_same_after_kills": same}
+
+
+def _translate_in_process(folder: Path, name: str) -> subprocess.Popen:
+    values = {
+        "chat": str(folder / "chat.jsonl"),
+        "preferences": str(folder / "pairs.jsonl"),
+        "max_rows": None,
+        "run_dir": str(folder / name),
+    }
+    code = f"from phoenix_utils.translation import TranslationSettings, run; run(TranslationSettings(**{values!r}))"
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+
+
+def _rows_of(run_dir: Path) -> list:
+    folder = run_dir / "01_translation"
+    return [row["messages"] for row in read_rows(folder / "chat")] + [
+        row["chosen"] for row in read_rows(folder / "preferences")
+    ]
+
+
 # ---------------------------------------------------------------- quality
 
 
@@ -365,7 +418,8 @@ def quality(rows: int) -> dict:
         ("base, zero-shot", "greedy"): {"adapter": "none", "prompt": "alma"},
         ("base, few-shot", "greedy"): {"adapter": "none", "prompt": "few_shot"},
     }
-    print(f"{'prompt':20}{'decoding':22}{'set':9}{'n':>4}  {'chrF':22}{'BLEU':22}characters/s")
+    lines = ["| prompt | decoding | set | n | chrF | BLEU | characters/s |", "|---|---|---|---|---|---|---|"]
+    print(*lines, sep="\n")
     figures = {}
     characters = sum(len(source) for pairs in sets.values() for source, _ in pairs)
     with training.quiet():
@@ -375,26 +429,39 @@ def quality(rows: int) -> dict:
                 translator = RerankingTranslator(translator)
             started = time.monotonic()
             found = measure.translate_sets(translator, sets)
-            _show(prompt, decoding, sets, found, characters / (time.monotonic() - started), figures)
+            rate = characters / (time.monotonic() - started)
+            for name, pairs in sets.items():
+                scores = measure.scores(pairs, found[name], "de", "en")
+                figures[prompt, decoding, name] = scores["chrf"]["value"]
+                cells = [
+                    prompt,
+                    decoding,
+                    name,
+                    len(pairs),
+                    results.shown(scores["chrf"]),
+                    results.shown(scores["bleu"]),
+                ]
+                lines.append(f"| {' | '.join(map(str, cells))} | {rate:.0f} |")
+                print(lines[-1], flush=True)
+    if rows >= 500:  # a smaller table is a try
+        note = "Embedded model, English to German; values with 95 % intervals, speed over both sets."
+        results.store("translation_quality", "python benchmarks/translation.py --part quality", lines, note)
     return {
         "chrf_project_pairs": figures["adapter, zero-shot", "greedy", "project"],
         "chrf_help": figures["adapter, zero-shot", "greedy", "help"],
     }
 
 
-def _show(prompt: str, decoding: str, sets: dict, found: dict, rate: float, figures: dict) -> None:
-    from phoenix_utils.translation import measure
-
-    for name, pairs in sets.items():
-        scores = measure.scores(pairs, found[name], "de", "en")
-        cells = [f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}]" for s in (scores["chrf"], scores["bleu"])]
-        figures[prompt, decoding, name] = scores["chrf"]["value"]
-        print(f"{prompt:20}{decoding:22}{name:9}{len(pairs):>4}  {cells[0]:22}{cells[1]:22}{rate:.0f}", flush=True)
-
-
 def main() -> None:
     """Run the parts that are asked for, all by default."""
-    parts = {"identity": identity, "protected": protected, "speed": speed, "vllm": vllm, "instant": instant}
+    parts = {
+        "identity": identity,
+        "protected": protected,
+        "speed": speed,
+        "vllm": vllm,
+        "kills": kills,
+        "instant": instant,
+    }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--part", action="append", choices=[*parts, "quality"], help="only this part; repeatable")
     parser.add_argument("--rows", type=int, default=500, help="most pairs of each set in the part quality")

@@ -2,9 +2,10 @@
 
     python book/build.py --run runs/mini --adapt runs/adapt
 
-The pages, the executed copies, `_config.yml` and `_toc.yml` are laid out in `book/_build/source`, Jupyter
-Book builds `book/_build/html` from it with warnings as errors, and the result is looked over: every page of
-the table of contents is there, every notebook shows its outputs, nothing is fetched from the network.
+The pages, the executed copies, `_config.yml` and `_toc.yml` are laid out in `book/_build/source`, and
+`reference.py` adds the pages that it writes from the code and the run's manifests. Jupyter Book builds
+`book/_build/html` from it with warnings as errors, and the result is looked over: every page of the table of
+contents is there, every notebook shows its outputs, nothing is fetched from the network.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import reference
 import yaml
 
 from phoenix_utils.artifacts import STAGE_FOLDERS, read_json
@@ -29,6 +31,10 @@ REMOTE_BADGE = re.compile(r"https://colab\.research\.google\.com/assets/colab-ba
 LOCAL_BADGE = "../book/figures/open-in-colab.svg"
 
 
+# It trains nothing and shows a stored table, so no run has it: the build executes it.
+LAB = "notebooks/06_ablations"
+
+
 def toc_pages(toc: Path) -> list[str]:
     """The pages of a table of contents in reading order, without suffix, for example `notebooks/03_sft`."""
     content = yaml.safe_load(toc.read_text(encoding="utf-8"))
@@ -39,7 +45,19 @@ def toc_pages(toc: Path) -> list[str]:
 def executed_copies(run: Path, adapt: Path, notebooks: list[str]) -> dict[str, Path]:
     """Where each notebook's executed copy lies: the translator's training is a run of its own."""
     own = f"notebooks/{STAGE_FOLDERS['adapt']}"
-    return {page: (adapt if page == own else run) / f"{page}.ipynb" for page in notebooks}
+    copies = {page: (adapt if page == own else run) / f"{page}.ipynb" for page in notebooks}
+    return copies | {page: BUILD / f"{page}.ipynb" for page in notebooks if page == LAB}
+
+
+def execute_lab(target: Path) -> None:
+    """Execute the notebook of the ablation lab into `target`."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(ROOT / f"{LAB}.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(ROOT)}}).execute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target)
 
 
 def check_runs(run: Path, adapt: Path, notebooks: dict[str, Path]) -> None:
@@ -83,7 +101,7 @@ def _check_outputs(path: Path, cells: list[dict]) -> None:
 def lay_out(notebooks: dict[str, Path], source: Path) -> None:
     """Copy pages, executed notebooks and configuration to `source`, in the places the project has them."""
     shutil.copytree(ROOT / "book", source / "book", ignore=shutil.ignore_patterns("_build", "__pycache__"))
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "CITATION.cff"):
         shutil.copy(ROOT / name, source / name)
     (source / "_static").mkdir()
     shutil.copy(_mathjax(), source / "_static" / "mathjax.js")
@@ -142,10 +160,14 @@ def build(run: Path, adapt: Path) -> Path:
     pages = toc_pages(ROOT / "_toc.yml")
     notebooks = [page for page in pages if page.startswith("notebooks/")]
     copies = executed_copies(run, adapt, notebooks)
-    check_runs(run, adapt, copies)
+    check_runs(run, adapt, {page: copy for page, copy in copies.items() if page != LAB})
     shutil.rmtree(BUILD, ignore_errors=True)
+    if LAB in copies:
+        execute_lab(copies[LAB])
+        check_runs(run, adapt, copies)
     source = BUILD / "source"
     lay_out(copies, source)
+    reference.write_pages(source, run, adapt)
     command = ["jupyter-book", "build", "-W", "-n", "--keep-going", "--path-output", str(BUILD.parent), "."]
     command[0] = str(Path(sys.executable).with_name(command[0]))
     if subprocess.run(command, cwd=source).returncode:

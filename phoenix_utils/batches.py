@@ -14,6 +14,9 @@ from torch.utils.data import Sampler
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import Hardware
 
+# The label of a token without loss, as torch's cross entropy and TRL spell it.
+IGNORED = -100
+
 
 @dataclass(frozen=True)
 class BatchPlan:

@@ -46,21 +46,69 @@ CHAT_TEMPLATE = """\
 """
 
 
-def template_for(tokenizer: PreTrainedTokenizerBase) -> str:
+# ChatML differs in how a turn begins, and in the token that ends it.
+CHATML_TEMPLATE = (
+    CHAT_TEMPLATE.replace("'<|' + message['role'] + '|>\\n'", "'<|im_start|>' + message['role'] + '\\n'")
+).replace("<|assistant|>", "<|im_start|>assistant")
+CHATML_STOP = "<|im_end|>"
+
+
+def template_for(tokenizer: PreTrainedTokenizerBase, template: str = CHAT_TEMPLATE) -> str:
     """The chat template for this tokenizer, with a beginning-of-sequence token if it starts texts with one.
 
     The token is part of the template because chat text is tokenised without automatic special tokens; that
     way it stands there exactly once.
     """
-    return ("{{- bos_token -}}\n" if adds_bos(tokenizer) else "") + CHAT_TEMPLATE
+    return ("{{- bos_token -}}\n" if adds_bos(tokenizer) else "") + template
 
 
-def apply_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Make the chat template part of `tokenizer`, which is returned.
+def apply_template(tokenizer: PreTrainedTokenizerBase, name: str = "zephyr") -> PreTrainedTokenizerBase:
+    """Make a chat template part of `tokenizer`, which is returned: "zephyr", "chatml", or "own", the one it brings.
 
-    Raises PhoenixError if the tokenizer has no end-of-sequence token, or pads with it: padding is masked out
-    of the loss, so the stop token would never be learned.
+    Its end-of-sequence token is then the one that ends an answer. Raises PhoenixError if there is no such token, if
+    it also pads (padding is masked out of the loss, so the stop token would never be learned), and where the
+    tokenizer's own template does not tell what the assistant writes.
     """
+    _check_tokens(tokenizer)
+    if name == "own":
+        return _with_own_template(tokenizer)
+    if name == "chatml":
+        if CHATML_STOP not in tokenizer.get_vocab():
+            raise PhoenixError(
+                f"the tokenizer of {tokenizer.name_or_path} has no token {CHATML_STOP}, with which answers in ChatML "
+                "end; set chat_template to zephyr"
+            )
+        tokenizer.eos_token = CHATML_STOP
+    tokenizer.chat_template = template_for(tokenizer, CHATML_TEMPLATE if name == "chatml" else CHAT_TEMPLATE)
+    return tokenizer
+
+
+def _with_own_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with its own template, the assistant's part marked: by itself, or by TRL for those it knows."""
+    from trl.chat_template_utils import get_training_chat_template
+
+    name, own = tokenizer.name_or_path, tokenizer.chat_template
+    if not isinstance(own, str):
+        raise PhoenixError(f"the tokenizer of {name} brings no chat template; set chat_template to zephyr")
+    if "endgeneration" not in own:
+        try:
+            tokenizer.chat_template = get_training_chat_template(tokenizer)
+        except ValueError:
+            raise PhoenixError(
+                f"the chat template of {name} does not mark what the assistant writes; set chat_template to zephyr"
+            ) from None
+    ids, mask = loss_mask(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    stop = [token for token, bit in zip(ids, mask, strict=True) if bit][-1:]
+    ending = tokenizer.convert_ids_to_tokens(stop[0]) if stop else None
+    if ending is None or not tokenizer.added_tokens_decoder.get(stop[0], None) or stop[0] == tokenizer.pad_token_id:
+        raise PhoenixError(
+            f"answers in the chat template of {name} do not end in a stop token; set chat_template to zephyr"
+        )
+    tokenizer.eos_token = ending
+    return tokenizer
+
+
+def _check_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     name = tokenizer.name_or_path
     if tokenizer.eos_token is None:
         raise PhoenixError(
@@ -71,8 +119,6 @@ def apply_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
             f"the tokenizer of {name} has no padding token of its own; load it with "
             "phoenix_utils.models.load_tokenizer, which finds one"
         )
-    tokenizer.chat_template = template_for(tokenizer)
-    return tokenizer
 
 
 def saved_tokenizer(folder: Path, base: str, languages: tuple[str, ...]) -> PreTrainedTokenizerBase:
@@ -89,7 +135,7 @@ def saved_tokenizer(folder: Path, base: str, languages: tuple[str, ...]) -> PreT
     if own.get_vocab() == saved.get_vocab():
         return saved
     own = apply_template(own)
-    own.chat_template = saved.chat_template
+    own.chat_template, own.eos_token = saved.chat_template, saved.eos_token
     return own
 
 
@@ -155,6 +201,12 @@ def loss_mask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
     return ids, mask
 
 
+def keep_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Let `render` use the template that a finished chat model came with, where it has one; whether it has."""
+    tokenizer.keeps_template = isinstance(tokenizer.chat_template, str)
+    return tokenizer.keeps_template
+
+
 def set_stop_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make generation end at the template's end of a turn, whatever the base model used to end at."""
     config = model.generation_config
@@ -165,9 +217,10 @@ def set_stop_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's own template if it marks the assistant's part (ours does), else ours."""
+    """The tokenizer's own template if it marks the assistant's part (ours does) or is to be kept, else ours."""
     own = tokenizer.chat_template
-    return own if isinstance(own, str) and "endgeneration" in own else template_for(tokenizer)
+    marked = isinstance(own, str) and ("endgeneration" in own or getattr(tokenizer, "keeps_template", False))
+    return own if marked else template_for(tokenizer)
 
 
 def _check(messages: Sequence[Message]) -> None:

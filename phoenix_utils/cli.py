@@ -94,7 +94,7 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
     from rich.console import Console
     from rich.table import Table
 
-    from phoenix_utils import hardware, pipeline
+    from phoenix_utils import hardware, needs, pipeline
     from phoenix_utils.translation import forecast
 
     plan = pipeline.make_plan(profile, overrides, out)
@@ -109,7 +109,7 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
                 table.add_row(name, str(getattr(settings, name)), field.description)
         console.print(table)
     machine, settings = hardware.describe(), plan.settings("translation")
-    for line in pipeline.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
+    for line in needs.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
         console.print(line)
     console.print(f"this machine: {machine}")
     verdict = "; ".join(plan.problems)
@@ -193,6 +193,28 @@ def _show_adaptation(folder, console) -> None:
     console.print(table)
     console.print(f"training: {scores['training']['seconds'] / 60:.1f} minutes")
     console.print(f"adapter:  {folder / 'adapter'}")
+
+
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(help="a .yaml file, such as profiles/sweeps/ablations.yaml")],
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="folder, runs/sweeps/NAME by default")] = None,
+) -> None:
+    """Run every cell of a grid of settings, sharing equal stages; a failing cell does not stop the others."""
+    from pathlib import Path
+
+    from phoenix_utils import pipeline, sweep, sweep_table
+
+    started = time.monotonic()
+    asked = sweep.load_sweep(Path(file))
+    cells = sweep.run_sweep(asked, lambda line: print(line, flush=True), _every(30), out)
+    print("\n".join(["", *sweep_table.table_lines(asked, cells)]))
+    took, saved = time.monotonic() - started, sweep.seconds_saved(cells)
+    print(f"took {took / 60:.1f} minutes; sharing equal stages saved {saved / 60:.1f} minutes")
+    print(f"table and pictures: {sweep.sweep_folder(asked, out)}")
+    if failed := [cell for cell in cells if cell.failure]:
+        names = "\n".join(f"  {cell.plan.run_dir.name}: {cell.failure}" for cell in failed)
+        raise pipeline.StageFailed(f"{len(failed)} of {len(cells)} cells failed, the others are done:\n{names}", False)
 
 
 @app.command()

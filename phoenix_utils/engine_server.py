@@ -1,4 +1,7 @@
-"""Text from a model that a server has loaded: any that answers OpenAI's `/v1/completions`, vLLM's best of all."""
+"""Text from a model that a server has loaded: any that answers OpenAI's `/v1/completions`, vLLM's best of all.
+
+`/v1/chat/completions`, where a server renders the chat itself, serves for judges, whose tokenizer is not at hand.
+"""
 
 from __future__ import annotations
 
@@ -129,6 +132,14 @@ class ServerEngine(ChatPrompts):
 
         return self._each(len(heads), score_one)
 
+    def context_length(self) -> int | None:
+        """How many tokens the served model reads, where the server tells (vLLM's does)."""
+        try:
+            served = self._client.get(f"{self.url}/models").json()["data"]
+            return next((m["max_model_len"] for m in served if m["id"] == self.model and "max_model_len" in m), None)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return None
+
     def _each(
         self,
         number: int,
@@ -234,7 +245,33 @@ class ServerEngine(ChatPrompts):
             )
         return text, found
 
-    def _ask(self, body: dict[str, Any], halt: threading.Event) -> dict:
+    def chat(
+        self,
+        texts: Sequence[str],
+        params: GenerationParams,
+        on_batch: Callable[[list[int], list[dict]], None] | None = None,
+    ) -> list[dict]:
+        """Answers of `/chat/completions` to each text as a user's only turn; needs no tokenizer.
+
+        An answer is {"text", "served" (the model that the server says it is), "tokens_in", "tokens_out"}; where the
+        server turns a request down for what stands in it (too long, against its policy), "refused" says how.
+        """
+
+        def answer(index: int, halt: threading.Event) -> dict:
+            messages = [{"role": "user", "content": texts[index]}]
+            sampling = {"max_tokens": params.max_new_tokens, "temperature": params.temperature, "seed": params.seed}
+            try:
+                choice = self._ask({"messages": messages, **sampling}, halt, "chat/completions")
+            except _NotUnderstood as error:
+                return {"text": "", "served": self.model, "tokens_in": 0, "tokens_out": 0, "refused": str(error)}
+            message = choice.get("message")
+            text, usage = (message or {}).get("content") if isinstance(message, dict) else None, choice["usage"]
+            told = {"tokens_in": usage.get("prompt_tokens") or 0, "tokens_out": usage.get("completion_tokens") or 0}
+            return {"text": text if isinstance(text, str) else "", "served": choice["served"], **told}
+
+        return self._each(len(texts), answer, on_batch)
+
+    def _ask(self, body: dict[str, Any], halt: threading.Event, path: str = "completions") -> dict:
         """The one choice that the server sends for `body`, after as many attempts as it takes and is allowed."""
         what, asked = "", None
         for attempt in range(self.retries + 1):
@@ -243,7 +280,7 @@ class ServerEngine(ChatPrompts):
             self._sleep(self.pace.turn(), halt)
             asked = None
             try:
-                response = self._client.post(f"{self.url}/completions", json={"model": self.model, **body})
+                response = self._client.post(f"{self.url}/{path}", json={"model": self.model, **body})
             except httpx.TimeoutException:
                 what = "it did not answer in time"
             except httpx.RequestError as error:
@@ -266,13 +303,20 @@ class ServerEngine(ChatPrompts):
 
     def _only_choice(self, response: httpx.Response) -> dict:
         try:
-            choices = response.json()["choices"]
+            sent = response.json()
+            choices = sent["choices"]
         except (ValueError, KeyError, TypeError):
             raise self._error(f"sent no JSON with choices but {self._excerpt(response.text)}; {RESUMES}") from None
         if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
             number = len(choices) if isinstance(choices, list) else "no"
             raise self._error(f"sent {number} choices for 1 prompt; {RESUMES}")
-        return choices[0]
+        usage = sent.get("usage")
+        return {
+            **choices[0],
+            "usage": usage if isinstance(usage, dict) else {},
+            "served": " ".join(str(sent[key]) for key in ("model", "system_fingerprint") if sent.get(key))
+            or self.model,
+        }
 
     def _refusal(self, response: httpx.Response) -> PhoenixError:
         """The sentence for an answer that the same request would get again."""

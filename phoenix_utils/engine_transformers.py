@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from phoenix_utils import decoding
@@ -75,13 +76,13 @@ class TransformersEngine(ChatPrompts):
         heads = self._encode(prompts)
         tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in targets]
         results: list[list[float]] = [[] for _ in tails]
+        passes = _shared_passes(heads, tails)
         self.model.eval()
         with torch.inference_mode():
-            for batch in self._batches([len(h) + len(t) for h, t in zip(heads, tails, strict=True)]):
-                rows = [heads[index] + tails[index] for index in batch]
-                for index, values in zip(
-                    batch, self._score_batch(rows, [len(tails[index]) for index in batch]), strict=True
-                ):
+            for batch in self._batches([len(row) for row, _ in passes]):
+                rows = [passes[place][0] for place in batch]
+                spans = [(at, *span) for at, place in enumerate(batch) for span in passes[place][1]]
+                for (*_, index), values in zip(spans, self._score_batch(rows, spans), strict=True):
                     results[index] = values
         return results
 
@@ -226,26 +227,60 @@ class TransformersEngine(ChatPrompts):
             if any(stop in tail.lstrip("\n ") for stop in stops) and sequence.has_text(self.tokenizer):
                 sequence.finish_reason = "stop"
 
-    def _score_batch(self, rows: list[list[int]], lengths: list[int]) -> list[list[float]]:
+    def _score_batch(self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]) -> list[list[float]]:
+        """Log-probabilities of the tokens in each span (row, first place, length, …) of right-padded rows."""
         import torch
 
         width = max(map(len, rows))
         pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.model.device)
-        # Only positions that predict a target token need logits; the vocabulary is the widest layer.
-        first = min(len(row) - length for row, length in zip(rows, lengths, strict=True)) - 1
-        kept = torch.arange(max(first, 0), width - 1, device=self.model.device)
-        if not len(kept):
-            return [[] for _ in rows]
-        logits = self.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits
-        results = []
-        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            start = len(row) - length - 1 - int(kept[0])
-            scores = logits[place, start : start + length].float().log_softmax(-1)
-            target = ids[place, len(row) - length : len(row), None]
-            results.append(scores.gather(1, target)[:, 0].tolist())
-        return results
+        device = self.model.device
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+        row = torch.tensor([at for at, _, length, _ in spans for _ in range(length)], device=device, dtype=torch.long)
+        place = torch.tensor([p for _, start, length, _ in spans for p in range(start, start + length)], device=device)
+        if not len(row):
+            return [[] for _ in spans]
+        # Only positions that predict a token of a target need logits: the vocabulary is the widest layer.
+        if self._head_apart:
+            hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            logits = self.model.get_output_embeddings()(hidden[row, place - 1])
+        else:
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[row, place - 1]
+        logits = logits.float()
+        found = (logits.gather(1, ids[row, place][:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        ends = list(itertools.accumulate(length for _, _, length, _ in spans))
+        return [found[end - length : end] for end, (_, _, length, _) in zip(ends, spans, strict=True)]
+
+    @functools.cached_property
+    def _head_apart(self) -> bool:
+        """Whether the model's logits are its output layer on the decoder's result and nothing else; tried out once."""
+        import torch
+
+        ids = torch.arange(8, device=self.model.device)[None] % self.model.config.get_text_config().vocab_size
+        try:
+            hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            logits = self.model.get_output_embeddings()(hidden)
+        except (AttributeError, TypeError):
+            return False
+        return torch.allclose(logits, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+
+
+def _shared_passes(
+    heads: list[list[int]], tails: list[list[int]]
+) -> list[tuple[list[int], list[tuple[int, int, int]]]]:
+    """The rows that have to go through the model, each with the spans (first place, length, index) to read from it.
+
+    A row with which another begins is read from that one: the earlier turns of a conversation, whose last turn has
+    them as its history. In the order of tokens such rows stand next to each other.
+    """
+    order = sorted(range(len(heads)), key=lambda index: heads[index] + tails[index], reverse=True)
+    passes: list[tuple[list[int], list[tuple[int, int, int]]]] = []
+    for index in order:
+        row = heads[index] + tails[index]
+        if not passes or passes[-1][0][: len(row)] != row:
+            passes.append((row, []))
+        passes[-1][1].append((len(heads[index]), len(tails[index]), index))
+    return passes
 
 
 def _stop_ids(model, tokenizer) -> set[int]:

@@ -1,4 +1,4 @@
-"""What this machine is, which number type to train in, and how much memory a run will take.
+"""What this machine is, and which number type to train in.
 
 Nothing here imports torch, so that `phoenix check` and `phoenix doctor` answer at once; where torch has been
 imported already, its own view of the GPUs is used.
@@ -17,17 +17,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# NF4 weights: half a byte each, and 0.127 bit of doubly quantised scales (Dettmers et al. 2023, section 3).
-NF4_BYTES = 0.5 + 0.127 / 8
-# TRL computes log-probabilities in tiles of at most so many tokens by so many vocabulary entries.
-TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-# Numbers kept for the backward pass, for each token, layer and hidden unit. A GPT block needs 17 (Korthikanti
-# et al. 2022, without attention scores, which fused attention never stores); gated feed-forward layers, norms
-# computed in float32 and the adapters' own inputs bring it to 50 on the embedded model, measured.
-ACTIVATION_VALUES = 50
 
 
 @dataclass(frozen=True)
@@ -135,99 +124,6 @@ def known_parameters(model: str) -> float | None:
         return None
     experts, number, unit = found[-1]
     return float(number) * int(experts or 1) / (1 if unit == "b" else 1000)
-
-
-def memory_parts(
-    parameters_b: float,
-    method: str,
-    max_length: int,
-    per_device_batch: int,
-    vocab_size: int = 32_000,
-    hidden_size: int | None = None,
-    num_layers: int | None = None,
-    *,
-    dtype: str = "float32",
-    lora_r: int = 16,
-    gradient_checkpointing: bool = False,
-    sequences_per_row: int = 1,
-    devices: int = 1,
-) -> dict[str, float]:
-    """Peak memory in GB of one training step on one device, part by part. An estimate, not a promise.
-
-    `method` is "full", "lora" or "qlora"; `sequences_per_row` is 2 for DPO (chosen and rejected together);
-    `devices` above 1 assumes that full fine-tuning is sharded (FSDP, ZeRO-3). Unknown shapes are guessed from
-    the parameter count as a transformer with heads of 128 (parameters = 12 x layers x hidden²).
-
-    weights: 4-bit for QLoRA except the embeddings, `dtype` for LoRA, float32 masters for full fine-tuning.
-    gradients, optimizer: 4 and 8 bytes (two Adam moments) for each trained parameter.
-    activations: ACTIVATION_VALUES x hidden numbers for each token and layer; with checkpointing those of one
-    layer, and every layer's input.
-    logits: TRL's tiles, six arrays of float32 at once.
-    """
-    parameters = parameters_b * 1e9
-    hidden = hidden_size or round((parameters * 128 / 12) ** (1 / 3))
-    layers = num_layers or max(1, round(parameters / (12 * hidden * hidden)))
-    size = BYTES[dtype]
-    trained = parameters if method == "full" else min(parameters, 21.5 * lora_r * layers * hidden)
-    shards = devices if method == "full" else 1
-    embeddings = min(parameters, vocab_size * hidden)
-    weights = {
-        "full": parameters * 4,
-        "lora": parameters * size + trained * 4,
-        "qlora": (parameters - embeddings) * NF4_BYTES + embeddings * size + trained * 4,
-    }[method]
-    tokens = max_length * per_device_batch * sequences_per_row
-    layer = ACTIVATION_VALUES * hidden * size * tokens
-    activations = layer + layers * hidden * size * tokens if gradient_checkpointing else layers * layer
-    logits = min(tokens, TILE_TOKENS) * min(vocab_size, TILE_VOCABULARY) * 4 * 6
-    parts = {
-        "weights": weights / shards,
-        "gradients": trained * 4 / shards,
-        "optimizer": trained * 8 / shards,
-        "activations": activations,
-        "logits": logits,
-    }
-    return {name: value / 2**30 for name, value in parts.items()}
-
-
-def estimate_memory_gb(parameters_b: float, method: str, max_length: int, per_device_batch: int, **shape: Any) -> float:
-    """The sum of `memory_parts` and the 0.8 GB that Python, torch and its kernels take."""
-    return sum(memory_parts(parameters_b, method, max_length, per_device_batch, **shape).values()) + 0.8
-
-
-def estimate_stage_gb(stage: str, settings: Any, parameters_b: float, dtype: str | None = None) -> float:
-    """Estimated memory in GB of one stage on one device; `settings` is any object with the stage's fields.
-
-    `dtype` is what the run will use; this machine's choice where it is not given. Training stages are
-    estimated by `memory_parts`; the others only read the model: its weights and a fifth for caches and
-    activations.
-    """
-    dtype = dtype or choose_dtype(describe()).name
-    if stage not in ("sft", "dpo"):
-        size = NF4_BYTES if getattr(settings, "quantize", False) else BYTES[dtype]
-        return parameters_b * 1e9 * size * 1.2 / 2**30 + 0.8
-    return estimate_memory_gb(
-        parameters_b,
-        settings.method,
-        settings.max_length,
-        settings.per_device_train_batch_size,
-        dtype=dtype if settings.dtype == "auto" else settings.dtype,
-        lora_r=getattr(settings, "lora_r", 16),
-        gradient_checkpointing=settings.gradient_checkpointing,
-        sequences_per_row=2 if stage == "dpo" else 1,
-        **known_shape(settings.model),
-    )
-
-
-def known_shape(model: str) -> dict[str, int]:
-    """Vocabulary, hidden size and layers from a local folder's config.json; empty where there is none."""
-    file = Path(model).expanduser() / "config.json"
-    if not file.is_file():
-        return {}
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    names = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "num_layers": "num_hidden_layers"}
-    return {name: config[key] for name, key in names.items() if key in config}
 
 
 def _ram_gb() -> float:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phoenix_utils import artifacts
+from phoenix_utils import artifacts, processes
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import Hardware, choose_dtype, describe
 
@@ -118,7 +118,7 @@ def load_model(
     options: dict = {"dtype": kind, "attn_implementation": "sdpa", "use_safetensors": True}
     if quantize:
         options["quantization_config"] = _nf4(kind)
-    if hardware.device == "cuda":
+    if hardware.device == "cuda" and not processes.shards():
         from accelerate import PartialState
 
         options["device_map"] = {"": PartialState().local_process_index}

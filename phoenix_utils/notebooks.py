@@ -130,7 +130,7 @@ def fill_notebook(path: Path, model: type[StageSettings], url: str) -> bool:
         if "parameters" in tags:
             cell.source = parameters_source(model)
         elif "install" in tags:
-            cell.source = install_source("[qlora]", url)
+            cell.source = install_source("[qlora,harness]", url)
         elif cell.cell_type == "markdown":
             cell.source = BADGE.sub(rf"\g<1>{badge_url(url, path.name)}\g<2>", cell.source)
         if cell.cell_type == "code":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import artifacts, hardware, hub, notebooks
+from phoenix_utils import artifacts, hub, needs, notebooks, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, project_root, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.profile import Profile, StageSettings, choose, find_profile, load_profile, load_settings
@@ -129,7 +129,7 @@ def make_plan(
     for name in RUN_STAGES:
         notebooks.check_notebook(notebook_path(name), STAGES[name].settings_model())
     _check_inputs(plan)
-    plan.problems = _machine_problems(plan) + _hub_problems(plan)
+    plan.problems = needs.machine_problems(plan) + _hub_problems(plan) + _evaluation_problems(plan)
     return plan
 
 
@@ -180,39 +180,18 @@ def _check_inputs(plan: Plan) -> None:
 def _hub_problems(plan: Plan) -> list[str]:
     """What of the plan lives on the hub and cannot be had from it."""
     names = [plan.settings(name).model for name in plan.stages]
+    if "evaluation" in plan.stages:
+        names += [name for name in plan.settings("evaluation").models if name not in ("base", "sft", "dpo")]
     models = [name for name in names if not name.startswith("embedded:") and not Path(name).expanduser().is_dir()]
     sources = STAGES["translation"].inputs(plan.settings("translation")) if "translation" in plan.stages else {}
     datasets = [source.removeprefix("hub:").partition(":")[0] for source in sources.values() if isinstance(source, str)]
     return hub.unreachable(models, datasets)
 
 
-def _machine_problems(plan: Plan) -> list[str]:
-    needs, machine = plan.profile.hardware, hardware.describe()
-    problems = []
-    if needs.device == "cuda":
-        fitting = [gpu for gpu in machine.gpus if gpu.memory_gb >= needs.gpu_memory_gb * 0.92]
-        if len(fitting) < needs.gpus:
-            problems.append(
-                f"needs {needs.gpus} GPU(s) with {needs.gpu_memory_gb:g} GB; this machine has "
-                f"{len(machine.gpus) or 'no'} GPU(s), {len(fitting)} of them large enough"
-            )
-    if machine.ram_gb < needs.ram_gb:
-        problems.append(f"needs {needs.ram_gb:g} GB of main memory; this machine has {machine.ram_gb:.0f} GB")
-    return problems
-
-
-def memory_lines(plan: Plan) -> list[str]:
-    """Estimated memory of each stage that loads a model, in words; unknown sizes are called unknown."""
-    lines = []
-    for name in ("translation", "sft", "dpo", "evaluation"):
-        settings = plan.settings(name)
-        billions = hardware.known_parameters(settings.model)
-        if billions is None:
-            lines.append(f"{name}: memory unknown, since {settings.model} does not say how large it is")
-            continue
-        needed = hardware.estimate_stage_gb(name, settings, billions)
-        lines.append(f"{name}: {settings.model}, {billions:g} B parameters, about {needed:.1f} GB")
-    return lines
+def _evaluation_problems(plan: Plan) -> list[str]:
+    """A judge without a key or an unknown benchmark, found before hours of training."""
+    module = STAGES["evaluation"].module
+    return module.problems(plan.settings("evaluation")) if "evaluation" in plan.stages else []
 
 
 class StageFailed(Exception):
@@ -256,7 +235,6 @@ def make_adapt_settings(path: str | None, overrides: list[str], out: str | None,
     The first row of every local source is read and the notebook's parameters are compared, so that nothing
     starts that must fail. Raises PhoenixError for the first thing that is wrong.
     """
-    from phoenix_utils import corpora
     from phoenix_utils.models import check_reachable
     from phoenix_utils.translation.parallel import read_parallel
 
@@ -271,7 +249,7 @@ def make_adapt_settings(path: str | None, overrides: list[str], out: str | None,
     settings = settings.model_copy(update={"run_dir": str(run_dir), "redo": redo})
     notebooks.check_notebook(notebook_path("adapt"), type(settings))
     check_reachable(settings.model)
-    datasets = [name for name in settings.pairs if corpora.is_hub_name(name)]
+    datasets = [name for name in settings.pairs if sources.is_hub_name(name)]
     for name in settings.pairs:
         if name not in datasets and not next(read_parallel(name, settings.source_language, settings.language), None):
             raise PhoenixError(f"{name} is empty: name a source with pairs")

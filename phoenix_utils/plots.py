@@ -125,7 +125,7 @@ def bars(
         ax.annotate(written, (end, row), xytext=(6, 0), textcoords="offset points", va="center")
         edge = max(edge, end)
     ax.set_yticks(range(len(values)), list(values))
-    ax.invert_yaxis()
+    ax.set_ylim(max(len(values), 1) - 0.5, -0.5)  # from top to bottom, with room for rows without a bar
     ax.grid(axis="y", visible=False)
     if share:
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")

@@ -171,7 +171,7 @@ def load_settings(path: Path | None, model: type[StageSettings], overrides: dict
     """
     if path is not None and not path.is_file():
         raise PhoenixError(f"the settings file {str(path)!r} does not exist; give the path of a .yaml file")
-    values = _read_yaml(path) if path else {}
+    values = read_yaml(path) if path else {}
     texts = {key: parse_override(model, key, text) for key, text in overrides.items()}
     return build_settings(model, {**{str(key): value for key, value in values.items()}, **texts})
 
@@ -184,11 +184,12 @@ def load_profile(
     `overrides` holds the texts of `--set`, as {stage: {key: text}}. Raises PhoenixError for anything unknown,
     missing or of the wrong type, naming the key as it is written in the file.
     """
-    data = _read_yaml(path)
+    data = read_yaml(path)
     choose_known = ("name", "description", "hardware", *SHARED_KEYS, *models)
     for key in data:
         choose("key", str(key), choose_known)
     shared = {key: data[key] for key in SHARED_KEYS if key in data}
+    needs = _read_needs(path, data, overrides)
     stages = {}
     for stage, model in models.items():
         section = data.get(stage)
@@ -203,21 +204,28 @@ def load_profile(
                 for key, text in (overrides or {}).get(stage, {}).items()
             },
         }
+        if "price_per_hour" in model.model_fields and values.get("price_per_hour") is None and needs.price_per_hour:
+            values["price_per_hour"] = needs.price_per_hour * max(1, needs.gpus)
         stages[stage] = build_settings(model, values, f"{stage}.")
+    return Profile(
+        name=str(data.get("name", path.stem)),
+        description=str(data.get("description", "")),
+        hardware=needs,
+        stages=stages,
+    )
+
+
+def _read_needs(path: Path, data: dict, overrides: dict[str, dict[str, str]] | None) -> HardwareNeeds:
     needs = data.get("hardware") or {}
     if not isinstance(needs, dict):
         raise PhoenixError(f"{path.name}: hardware is {needs!r}; a section of settings is wanted")
     texts = (overrides or {}).get("hardware", {})
     needs = {**needs, **{key: parse_override(HardwareNeeds, key, text, "hardware.") for key, text in texts.items()}}
-    return Profile(
-        name=str(data.get("name", path.stem)),
-        description=str(data.get("description", "")),
-        hardware=build_settings(HardwareNeeds, needs, "hardware."),
-        stages=stages,
-    )
+    return build_settings(HardwareNeeds, needs, "hardware.")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file; raises PhoenixError where it is damaged, empty or no set of keys."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -130,6 +130,19 @@ def paired_difference(
     return bootstrap_mean(np.asarray(b, float) - np.asarray(a, float), seed=seed, n=n, level=level)
 
 
+def mean_of_runs(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean over a few runs with different seeds, and Student's t interval: two or three are too few to draw again.
+
+    With two runs it reaches 6.4 times as far to each side as they lie apart: so little do two runs say about a third.
+    """
+    numbers = np.asarray(values, float)
+    mean, n = float(numbers.mean()), len(numbers)
+    if n < 2:
+        return Interval(mean, float("nan"), float("nan"), n)
+    reach = _t_quantile(0.5 + level / 2, n - 1) * float(numbers.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - reach, mean + reach, n)
+
+
 def difference(a: Statistic, b: Statistic) -> Statistic:
     """The statistic b - a, both computed on the same draws of the same units (paired)."""
     return lambda weights: b(weights) - a(weights)
@@ -189,9 +202,118 @@ def _tail(units: int, level: float) -> float:
 
 
 def _t_quantile(probability: float, freedom: int) -> float:
-    """Student's t quantile by its expansion in 1/freedom (Abramowitz and Stegun 26.7.5)."""
+    """Student's t quantile by its expansion in 1/freedom (Abramowitz and Stegun 26.7.5), exact for 1 and 2."""
+    if freedom == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if freedom == 2:
+        return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
     z = NormalDist().inv_cdf(probability)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def t_mean(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean with Student's t interval: what to give for judges' scores, which are few and in whole steps.
+
+    It covers what it promises from a handful of units on, where drawing them again sees too few different samples.
+    Equal values show no spread, which is not the same as having none: their limits are nan.
+    """
+    found = np.asarray(values, float)
+    if len(found) < 2 or not found.std():
+        return Interval(float(found.mean()) if len(found) else float("nan"), float("nan"), float("nan"), len(found))
+    half = _t_quantile(0.5 + level / 2, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
+    return Interval(float(found.mean()), float(found.mean() - half), float(found.mean() + half), len(found))
+
+
+def paired_test(a: Sequence[float], b: Sequence[float], seed: int = 0, n: int = 10_000) -> float:
+    """Two-sided p-value that b - a is as large by chance: signs of the differences flipped at random (Fisher 1935).
+
+    All 2 ** units patterns where there are at most n of them, else n random ones, of which the sample's own is one.
+    Raises ValueError where the two have different lengths.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"paired_test got {len(a)} and {len(b)} values; both need one value for each unit")
+    change = np.asarray(b, float) - np.asarray(a, float)
+    change = change[change != 0]
+    if not len(change):
+        return 1.0
+    if 2 ** len(change) <= n:
+        signs = 1 - 2 * ((np.arange(2 ** len(change))[:, None] >> np.arange(len(change))) & 1)
+        return float(np.mean(np.abs(signs @ change) >= abs(change.sum()) - 1e-9))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n - 1, len(change)))
+    return float((1 + np.sum(np.abs(signs @ change) >= abs(change.sum()) - 1e-9)) / n)
+
+
+def units_to_settle(differences: Sequence[float], power: float = 0.8, level: float = 0.95) -> float:
+    """How many units like these would show a difference of this size with probability `power`; inf where it is 0.
+
+    ((z of level + z of power) x spread / mean) squared, as for any paired comparison (Cohen 1988, ch. 2).
+    """
+    found = np.asarray(differences, float)
+    if len(found) < 2 or not found.mean():
+        return math.inf
+    needed = NormalDist().inv_cdf(0.5 + level / 2) + NormalDist().inv_cdf(power)
+    return max(2.0, math.ceil((needed * found.std(ddof=1) / found.mean()) ** 2))
+
+
+def kappa(a: Sequence[float], b: Sequence[float]) -> float:
+    """Cohen's kappa of two judges' scores with quadratic weights (Cohen 1968): 1 agrees, 0 as by chance.
+
+    Two judges that give one and the same score throughout have nothing to agree on: nan.
+    """
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    if not len(first):
+        return float("nan")
+    by_chance = np.mean((first[:, None] - second[None, :]) ** 2)
+    return float(1 - np.mean((first - second) ** 2) / by_chance) if by_chance else float("nan")
+
+
+def correlation(a: Sequence[float], b: Sequence[float], by_rank: bool = False) -> float:
+    """Pearson's correlation, or Spearman's `by_rank` (ties share their rank); nan where one side does not vary."""
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    if by_rank:
+        first, second = _ranks(first), _ranks(second)
+    if len(first) < 2 or not first.std() or not second.std():
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def agreement(a: Sequence[float], b: Sequence[float], seed: int = 0, n: int = 1000) -> dict[str, Interval]:
+    """How far two judges of the same answers agree: "kappa", "pearson", "spearman", each with a bootstrap interval."""
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    measures = {"kappa": kappa, "pearson": correlation, "spearman": lambda x, y: correlation(x, y, by_rank=True)}
+
+    def drawn(measure) -> Statistic:
+        def statistic(weights: np.ndarray) -> np.ndarray:
+            places = [np.repeat(np.arange(len(first)), row.astype(int)) for row in weights]
+            return np.array([measure(first[place], second[place]) for place in places])
+
+        return statistic
+
+    return {name: bootstrap(drawn(measure), len(first), seed=seed, n=n) for name, measure in measures.items()}
+
+
+def slope(
+    x: Sequence[float], y: Sequence[float], units: Sequence[int] | None = None, seed: int = 0, n: int = 2000
+) -> Interval:
+    """Least-squares change of y for one more of x; the bootstrap draws units, pair i belonging to unit `units[i]`."""
+    first, second = np.asarray(x, float), np.asarray(y, float)
+    owner = np.arange(len(first)) if units is None else np.asarray(units, int)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        weights = weights[:, owner]
+        total = weights.sum(axis=1)
+        mean_x, mean_y = weights @ first / total, weights @ second / total
+        spread = weights @ first**2 / total - mean_x**2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(spread > 1e-12, (weights @ (first * second) / total - mean_x * mean_y) / spread, np.nan)
+
+    return bootstrap(statistic, len(np.unique(owner)), seed=seed, n=n)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, equal values sharing the middle of theirs."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[group]

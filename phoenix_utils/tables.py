@@ -28,7 +28,8 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 def read_lines(path: Path) -> list[dict]:
     """The rows that `write_lines` wrote."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    # splitlines would also cut at U+2028 and its like, which JSON leaves as they are.
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
 
 
 def write_rows(path: Path, rows: Iterable[dict], schema: pa.Schema, batch: int = 1000) -> int:

@@ -8,6 +8,7 @@ count only once they have been written completely.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import math
@@ -23,13 +24,16 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, TrainerCallback
 
-from phoenix_utils import artifacts, chat, models
+from phoenix_utils import artifacts, chat, models, processes
 from phoenix_utils.batches import BatchPlan, device_count, plan_batches
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import DtypeChoice, Hardware, choose_training_dtype
+from phoenix_utils.training_settings import TrainingSettings
 
 MARKER = "whole.json"
 LOG = "log.jsonl"
+# Lines of the log whose mean loss is compared with the start's.
+WINDOW = 8
 
 
 def resolve_dtype(dtype: str, hardware: Hardware) -> DtypeChoice:
@@ -115,8 +119,23 @@ def trainer_arguments(
         "save_total_limit": 2,  # the previous one must outlive the moment in which the next is not whole yet
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": "none",  # `callbacks` reports instead
     }
+
+
+def callbacks(settings: TrainingSettings, stage: artifacts.StageRun) -> list[TrainerCallback]:
+    """What watches a training: the log, and TensorBoard's where it is asked for.
+
+    Raises PhoenixError where tensorboard is not installed.
+    """
+    if settings.report_to == "none":
+        return [Reporter(stage)]
+    if importlib.util.find_spec("tensorboard") is None:
+        raise PhoenixError("report_to is tensorboard, which is not installed: pip install tensorboard, or set none")
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return [Reporter(stage), TensorBoardCallback(SummaryWriter(str(stage.folder / "tensorboard")))]
 
 
 def keep_trainable_float32(model: torch.nn.Module, dtype: DtypeChoice) -> None:
@@ -134,19 +153,52 @@ def keep_trainable_float32(model: torch.nn.Module, dtype: DtypeChoice) -> None:
     assert not wrong, f"trainable parameters that are not float32: {wrong[:3]}"
 
 
+def round_frozen(model: torch.nn.Module, dtype: DtypeChoice, hardware: Hardware) -> None:
+    """On a CPU that computes in bfloat16, keep frozen linear layers in it; call it once the trainer is built.
+
+    Autocast would round the same float32 weights in every pass, and hold the rounded copies until the backward
+    pass is over. The products are equal to the last bit (tested), in half the memory. Not for a model whose adapter
+    is merged on the way: a sum in bfloat16 does not come apart again.
+    """
+    if hardware.device != "cpu" or dtype.name != "bfloat16":
+        return
+    head = model.get_output_embeddings()
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            # A copy of the others too: the last view of the mapped file goes, and the file's pages with it.
+            rounded = parameter.data.bfloat16() if id(parameter) in linear else parameter.data.clone()
+            parameter.data = rounded
+
+
+def diverges(losses: list[float]) -> str | None:
+    """In words, what is wrong with the losses logged so far; None while nothing is.
+
+    A single batch says little, so means over WINDOW lines are compared: half as much again as at the start.
+    """
+    if not math.isfinite(losses[-1]):
+        return f"the loss became {losses[-1]}"
+    start, now = (sum(part) / WINDOW for part in (losses[:WINDOW], losses[-WINDOW:]))
+    if len(losses) >= 2 * WINDOW and now > 1.5 * start:
+        return f"the loss has risen from {start:.2f} to {now:.2f} (means of {WINDOW} lines)"
+    return None
+
+
 class Reporter(TrainerCallback):
     """Writes `log.jsonl`, keeps the progress line, marks whole checkpoints, and stops a run that diverges."""
 
     def __init__(self, stage: artifacts.StageRun):
         self.stage, self.path = stage, stage.folder / LOG
         self.tokens_before = self.tokens = 0
-        self.loss = float("nan")
+        self.losses: list[float] = []
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Drop log lines from after the checkpoint that training goes on from; start the progress line."""
         kept = [row for row in read_log(self.stage.folder) if row["step"] <= state.global_step]
-        with artifacts.write_atomic(self.path) as partial:
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        if state.is_world_process_zero:
+            with artifacts.write_atomic(self.path) as partial:
+                partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.losses = [row["loss"] for row in kept if "loss" in row]
         # TRL counts tokens from zero after a resume.
         self.tokens_before = self.tokens = kept[-1].get("num_tokens", 0) if kept else 0
         self.progress = self.stage.progress(state.max_steps, "steps")
@@ -155,25 +207,27 @@ class Reporter(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Append one line; TRL's summary at the end of training is left out."""
-        if not logs or "loss" not in logs:
+        if not logs or not {"loss", "eval_loss"} & set(logs):
             return
-        self.loss = logs["loss"]
-        if not math.isfinite(self.loss):
-            raise PhoenixError(
-                f"the loss became {self.loss} at step {state.global_step}: lower learning_rate, say to a "
-                "tenth, or raise warmup_steps, then run again with redo"
-            )
+        if "loss" in logs:
+            self.losses.append(logs["loss"])
+            if trouble := diverges(self.losses):
+                raise PhoenixError(
+                    f"{trouble} at step {state.global_step}: lower learning_rate, say to a tenth, or raise "
+                    "warmup_steps, then run again with redo"
+                )
         if "num_tokens" in logs:
             self.tokens = self.tokens_before + int(logs["num_tokens"])
             logs = {**logs, "num_tokens": self.tokens}
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        if state.is_world_process_zero:
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args, state, control, **kwargs):
         """Tell how far training is."""
         if state.is_world_process_zero:
             rate = (self.tokens - self.tokens_before) / max(1e-9, time.monotonic() - self.started)
-            details = {"loss": f"{self.loss:.3f}"} if math.isfinite(self.loss) else {}
+            details = {"loss": f"{self.losses[-1]:.3f}"} if self.losses else {}
             self.progress.update(state.global_step, **details, **{"tokens/s": f"{rate:.0f}"})
 
     def on_save(self, args, state, control, **kwargs):
@@ -194,20 +248,26 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def train(trainer: Any, stage: artifacts.StageRun) -> dict[str, Any]:
-    """Train to the end, from the last whole checkpoint if there is one; returns the run in numbers."""
+    """Train to the end, from the last whole checkpoint if there is one; returns the run in numbers.
+
+    Of several processes only the first has them; the others return an empty dictionary.
+    """
     reporter = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Reporter))
     trainer.remove_callback(PrinterCallback)  # the Trainer's own way of saying what the progress line says
-    checkpoint = last_whole_checkpoint(Path(trainer.args.output_dir))
+    with trainer.args.main_process_first():  # it removes what a kill has cut off
+        checkpoint = last_whole_checkpoint(Path(trainer.args.output_dir))
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - started
+    if not trainer.is_world_process_zero():
+        return {}
     resumed = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    log = read_log(stage.folder)
-    tail = [row["loss"] for row in log[-max(1, len(log) // 10) :]]
+    losses = [loss for _, loss in read_curve(stage.folder)]
+    tail = losses[-max(1, len(losses) // 10) :]
     metrics = {
         "steps": trainer.state.global_step,
         "resumed_from_step": resumed,
-        "loss_first": log[0]["loss"],
+        "loss_first": losses[0],
         "loss_last": sum(tail) / len(tail),
         "tokens": reporter.tokens,
         "seconds": round(seconds, 1),
@@ -225,11 +285,15 @@ def save_trained(trainer: Any, tokenizer: Any, stage: artifacts.StageRun, base: 
     """Save what was trained: one adapter as `adapter/`, or after full fine-tuning the model as `model/`.
 
     Beside the weights go the tokenizer with its chat template, a generation config that ends at the
-    template's stop token, and `lineage.json`. The checkpoints have done their work then and are removed.
+    template's stop token, and `lineage.json`. Every process takes part, since shards have to be gathered; the
+    first writes.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     is_adapter = isinstance(model, PeftModel)
     target = stage.folder / ("adapter" if is_adapter else "model")
+    gathered = {"state_dict": trainer.accelerator.get_state_dict(trainer.model)} if processes.count() > 1 else {}
+    if not trainer.is_world_process_zero():
+        return target
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     chat.set_stop_token(model, tokenizer)
@@ -238,10 +302,10 @@ def save_trained(trainer: Any, tokenizer: Any, stage: artifacts.StageRun, base: 
         # The name in the settings, not the folder that this machine keeps the model in.
         config.base_model_name_or_path = base
         config.target_modules = sorted(config.target_modules)  # a set, whose order changes from run to run
-        model.save_pretrained(partial, selected_adapters=["default"], save_embedding_layers=False)
+        model.save_pretrained(partial, selected_adapters=["default"], save_embedding_layers=False, **gathered)
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     else:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, **gathered)
     model.generation_config.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     models.write_lineage(partial, model, base, stage=stage.stage, **lineage)

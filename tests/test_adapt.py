@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from phoenix_utils import artifacts, corpora, models, tables
+from phoenix_utils.batches import IGNORED
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation import adapt, measure, parallel, prompts
 from phoenix_utils.translation.adapt_settings import AdaptSettings, stage_inputs
@@ -95,8 +96,8 @@ def test_a_source_without_a_usable_pair_is_refused(tmp_path, chosen_settings):
 def test_only_the_translation_and_the_stop_token_carry_loss(model):
     tokenizer = models.load_tokenizer(model, ("en", "de"))
     ids, labels = adapt.pair_tokens(tokenizer, "Two\nlines", "Zwei Zeilen", "en", "de")
-    start = labels.count(adapt.IGNORED)
-    assert labels == [adapt.IGNORED] * start + ids[start:]
+    start = labels.count(IGNORED)
+    assert labels == [IGNORED] * start + ids[start:]
     assert tokenizer.decode(ids[start:-1]) == " Zwei Zeilen" and ids[-1] == tokenizer.eos_token_id
     assert ids[:start] == tokenizer(prompts.alma("Two lines", "en", "de"))["input_ids"]
     assert ids[0] == tokenizer.bos_token_id

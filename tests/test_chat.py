@@ -1,5 +1,7 @@
 """Which tokens a model reads and which it is trained on, token by token."""
 
+import re
+
 import pytest
 import tiny_models
 from hypothesis import given, settings
@@ -156,3 +158,50 @@ def test_conversations_that_teach_nothing_are_refused(gemma, messages, sentence)
 def test_a_tokenizer_that_pads_with_its_end_is_refused():
     with pytest.raises(PhoenixError, match="no padding token of its own"):
         chat.apply_template(tiny_models.gpt_like())
+
+
+def with_turn_tokens():
+    tokenizer = tiny_models.gpt_like()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|fim_pad|>", "<|im_start|>", "<|im_end|>"]})
+    tokenizer.pad_token = "<|fim_pad|>"
+    return tokenizer
+
+
+def trained(tokenizer, messages):
+    ids, mask = chat.loss_mask(tokenizer, messages)
+    return tokenizer.decode([token for token, bit in zip(ids, mask, strict=True) if bit])
+
+
+def test_chatml_ends_every_turn_with_its_own_token_and_trains_it():
+    tokenizer = chat.apply_template(with_turn_tokens(), "chatml")
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert chat.render(tokenizer, MULTI_TURN[1:3], add_generation_prompt=True) == (
+        "<|im_start|>user\nWie heißt du?<|im_end|>\n<|im_start|>assistant\nPhönix.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert trained(tokenizer, MULTI_TURN) == "Phönix.<|im_end|>Nichts weiter.<|im_end|>"
+
+
+def test_a_models_own_template_is_used_if_it_says_what_the_assistant_writes():
+    tokenizer = with_turn_tokens()
+    marked = chat.CHATML_TEMPLATE.replace("eos_token", "'<|im_end|>'").replace("<|im_start|>", "<|im_start|> ")
+    tokenizer.chat_template = marked
+    tokenizer = chat.apply_template(tokenizer, "own")
+    assert tokenizer.chat_template == marked and tokenizer.eos_token == "<|im_end|>"
+    assert trained(tokenizer, MULTI_TURN) == "Phönix.<|im_end|>Nichts weiter.<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "sentence"),
+    [
+        (None, "own", "brings no chat template"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "own", "does not mark what the assistant writes"),
+        (chat.CHATML_TEMPLATE.replace("eos_token", "'.'"), "own", "do not end in a stop token"),
+        (None, "chatml", "has no token <|im_end|>"),
+    ],
+)
+def test_a_template_that_cannot_teach_stopping_is_one_sentence(template, name, sentence):
+    tokenizer = tiny_models.gpt_like()
+    tokenizer.pad_token = "<|fim_pad|>"
+    tokenizer.chat_template = template
+    with pytest.raises(PhoenixError, match=re.escape(sentence) + ".*set chat_template to zephyr"):
+        chat.apply_template(tokenizer, name)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phoenix_utils import corpora
+from phoenix_utils import corpora, sources
 from phoenix_utils.errors import PhoenixError
 
 ASK, REPLY = "Name a colour.", "Blue."
@@ -252,7 +252,7 @@ def test_what_counts_as_a_hub_name(tmp_path, monkeypatch):
         "a/b/c",
         "owner:train",
     )
-    assert [corpora.is_hub_name(name) for name in (*hub, *local)] == [True] * 3 + [False] * 7
+    assert [sources.is_hub_name(name) for name in (*hub, *local)] == [True] * 3 + [False] * 7
 
 
 def test_bad_names():

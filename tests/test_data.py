@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rapidfuzz import fuzz, process
 
-from phoenix_utils import corpora, pairs
+from phoenix_utils import corpora, pairs, sources
 from phoenix_utils.filtering.rules import RULES, findings
 from phoenix_utils.filtering.settings import FilteringSettings
 
@@ -15,7 +15,7 @@ CATEGORIES = {"writing", "roleplay", "reasoning", "math", "coding", "extraction"
 
 
 def raw(name: str) -> list[dict]:
-    lines = corpora.packaged(name).read_text(encoding="utf-8").splitlines()
+    lines = sources.packaged(name).read_text(encoding="utf-8").splitlines()
     assert all(lines), f"{name} has an empty line"
     return [json.loads(line) for line in lines]
 

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from phoenix_utils import artifacts, batches, hardware, models, training
 from phoenix_utils.dpo import DpoSettings, dpo_loss, run, stage_inputs
 from phoenix_utils.dpo import stage as dpo_stage
-from phoenix_utils.dpo.data import prepare, read_pairs
+from phoenix_utils.dpo.data import read_pairs
+from phoenix_utils.dpo.diagnostics import fallen, read_watch
 from phoenix_utils.dpo.handover import answer_logprobs, check_start
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.merging import merge_adapter
 from phoenix_utils.sft import SftSettings
 from phoenix_utils.sft import run as run_sft
 
@@ -30,6 +32,13 @@ PAIRS = 10
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     return tiny_models.save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Reference log-probabilities of a test are its own."""
+    monkeypatch.setenv("PHOENIX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "reference"
 
 
 def sft_run(directory, model_folder, **changes):
@@ -63,6 +72,7 @@ def settings(sft_directory, model_folder, tmp_path):
         max_length=2048,
         learning_rate=1e-2,
         global_batch=4,
+        watch_prompts=0,  # a random model speaks no language; the safety net has tests of its own
     )
 
 
@@ -83,14 +93,8 @@ def weights_of(folder):
 def built_trainer(settings):
     """The stage's trainer before its first step."""
     with artifacts.open_stage("dpo", settings, stage_inputs(settings)) as stage, training.quiet():
-        tokenizer = dpo_stage.load_sft_tokenizer(settings)
-        dataset, _ = prepare(
-            read_pairs(stage_inputs(settings)["preferences"]),
-            tokenizer,
-            settings.max_length,
-            stage.folder / "checkpoints" / "pairs.arrow",
-        )
-        return dpo_stage.build_trainer(settings, stage, tokenizer, dataset)
+        trainer, _ = dpo_stage.ready_trainer(settings, stage, dpo_stage.load_sft_tokenizer(settings))
+        return trainer
 
 
 def whole_batch(trainer):
@@ -167,8 +171,40 @@ def test_our_loss_and_rewards_are_trls(settings):
     logged = trainer._metrics["eval"]
     assert theirs.item() == pytest.approx(ours.loss.item(), abs=1e-5)
     assert abs(theirs.item() - math.log(2)) > 1e-3
-    assert logged["rewards/margins"][-1] == pytest.approx(ours.margins.mean().item(), abs=1e-4)
-    assert logged["rewards/chosen"][-1] == pytest.approx(ours.chosen_rewards.mean().item(), abs=1e-4)
+    assert logged["rewards/margins"][-1] == pytest.approx(ours.margins.mean().item(), abs=1e-5)
+    assert logged["rewards/chosen"][-1] == pytest.approx(ours.chosen_rewards.mean().item(), abs=1e-5)
+    assert logged["rewards/rejected"][-1] == pytest.approx(ours.rejected_rewards.mean().item(), abs=1e-5)
+
+
+def variant(loss_type, terms, beta, lengths, smoothing):
+    """The published formulas, from the rewards of each pair and its answers' lengths."""
+    margin = terms.margins
+    per_token = (terms.chosen_rewards / lengths[0] - terms.rejected_rewards / lengths[1]) / beta
+    log_sigmoid = torch.nn.functional.logsigmoid
+    if loss_type == "ipo":  # Azar et al. 2023, equation 17, per token
+        return ((per_token - 1 / (2 * beta)) ** 2).mean()
+    if loss_type == "sigmoid_norm":  # DPO's loss of the mean over the tokens
+        return -log_sigmoid(beta * per_token).mean()
+    wrong_way = smoothing * log_sigmoid(-margin)  # Chowdhury et al. 2024
+    return ((wrong_way - (1 - smoothing) * log_sigmoid(margin)) / (1 - 2 * smoothing)).mean()
+
+
+@pytest.mark.parametrize("loss_type", ["ipo", "robust", "sigmoid_norm"])
+def test_one_setting_chooses_a_variant_of_the_loss(settings, loss_type):
+    settings = settings.model_copy(update={"loss_type": loss_type, "label_smoothing": 0.1})
+    trainer = built_trainer(settings)
+    torch.manual_seed(1)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B.default" in name:
+            parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    batch = whole_batch(trainer)
+    trainer.model.eval()
+    with torch.no_grad():
+        theirs = trainer.compute_loss(trainer.model, dict(batch)).item()
+        policy = answer_logprobs(trainer.model, batch)
+    terms = dpo_loss(*policy, batch["ref_chosen_logps"], batch["ref_rejected_logps"], beta=settings.beta)
+    lengths = batch["completion_mask"].sum(1).chunk(2)
+    assert theirs == pytest.approx(variant(loss_type, terms, settings.beta, lengths, 0.1).item(), rel=1e-5, abs=1e-5)
 
 
 def test_a_run_leaves_one_adapter_that_loads_on_the_base(settings):
@@ -239,18 +275,50 @@ def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path)
     assert all(torch.allclose(resumed[name], never[name], atol=1e-6) for name in never)
 
 
-def test_reference_log_probabilities_are_asked_for_once(settings, monkeypatch):
-    """A second trainer over the same pairs finds TRL's cache beside them."""
-    from trl import DPOTrainer
+def noted(settings):
+    return artifacts.read_json(folder_of(settings) / "manifest.json")["notes"]["reference"]
 
-    asked = []
-    original = DPOTrainer.compute_ref_log_probs
-    monkeypatch.setattr(DPOTrainer, "compute_ref_log_probs", lambda *args: asked.append(1) or original(*args))
-    built_trainer(settings)
-    assert asked
-    asked.clear()
-    built_trainer(settings)
-    assert not asked
+
+def again(settings, tmp_path, **changes):
+    """The same run in another directory, as a second run or a cell of a sweep would be."""
+    import shutil
+
+    target = tmp_path / f"again_{len(list(tmp_path.iterdir()))}"
+    shutil.copytree(settings.run_dir, target, ignore=shutil.ignore_patterns("04_dpo", "*.lock"))
+    return settings.model_copy(update={"run_dir": str(target), **changes})
+
+
+def test_the_reference_is_asked_once_for_all_runs_with_the_same_weights_data_and_settings(settings, tmp_path, cache):
+    first = run(settings)
+    assert noted(settings) == "asked once, before the first step"
+    other_beta = again(settings, tmp_path, beta=0.5)
+    second = run(other_beta)
+    assert noted(other_beta) == "found: an earlier run asked for the same"
+    assert second["loss_first"] == pytest.approx(first["loss_first"], abs=1e-6)
+    other_batch = again(settings, tmp_path, max_pairs=6)
+    assert run(other_batch)["pairs"] == 6
+    assert noted(other_batch) == "asked once, before the first step"
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 2
+
+
+def test_stored_answers_that_are_damaged_or_of_other_weights_are_not_used(settings, tmp_path, cache):
+    from safetensors.torch import save_file
+
+    first = run(settings)
+    [folder] = [path for path in cache.iterdir() if path.is_dir()]
+    for path in folder.glob("*.arrow"):
+        if path.name != "pairs.arrow":
+            path.write_bytes(path.read_bytes()[:-100])
+    damaged = again(settings, tmp_path)
+    assert run(damaged)["loss_last"] == pytest.approx(first["loss_last"], abs=1e-6)
+    assert noted(damaged) == "asked once, before the first step" or "not what was stored" in noted(damaged)
+    # The same name and another weight: a base that was replaced in its folder.
+    moved = again(settings, tmp_path)
+    adapter = sft_folder(moved) / "adapter" / "adapter_model.safetensors"
+    weights = {name: value * 1.5 for name, value in weights_of(sft_folder(moved)).items()}
+    save_file(weights, adapter, metadata={"format": "pt"})
+    assert run(moved)["loss_start"] == pytest.approx(math.log(2), abs=1e-4)
+    assert noted(moved) == "asked again: the stored answers are of other weights"
 
 
 def test_after_full_fine_tuning_the_whole_model_is_handed_over(model_folder, tmp_path):
@@ -262,6 +330,7 @@ def test_after_full_fine_tuning_the_whole_model_is_handed_over(model_folder, tmp
         learning_rate=1e-4,
         global_batch=4,
         method="full",
+        watch_prompts=0,
     )
     metrics = run(settings)
     assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-4)
@@ -270,12 +339,44 @@ def test_after_full_fine_tuning_the_whole_model_is_handed_over(model_folder, tmp
         dpo_stage.load_sft_model(settings.model_copy(update={"method": "lora"}), hardware.describe(), "float32")
 
 
-def test_four_bit_base_weights_are_trained_on(settings, model_folder, tmp_path):
+def test_four_bit_base_weights_are_trained_on_and_merged_without_losing_answers(settings, model_folder, tmp_path):
     pytest.importorskip("bitsandbytes")
     directory = sft_run(tmp_path / "qlora", model_folder, method="qlora")
-    metrics = run(settings.model_copy(update={"run_dir": str(directory), "method": "qlora"}))
+    settings = settings.model_copy(update={"run_dir": str(directory), "method": "qlora"})
+    metrics = run(settings)
     # Some CPUs multiply 4-bit weights in bfloat16.
     assert metrics["loss_start"] == pytest.approx(math.log(2), abs=1e-2)
+    adapter = folder_of(settings) / "adapter"
+    merged = models.load_model(str(merge_adapter(adapter, settings.model, LANGUAGES, tmp_path / "merged")), LANGUAGES)
+    ids = torch.tensor([dpo_stage.load_sft_tokenizer(settings)("Schreib mir bitte einen Satz.")["input_ids"]])
+
+    def logits(base):
+        with torch.no_grad():
+            return models.load_adapter(base, adapter, base=settings.model)(ids).logits
+
+    trained = logits(models.load_model(settings.model, LANGUAGES, dtype="float32", quantize=True))
+    unrounded = logits(models.load_model(settings.model, LANGUAGES, dtype="float32"))
+    with torch.no_grad():
+        ours = merged(ids).logits
+    # The same likeliest tokens; a CPU that multiplies 4-bit weights in bfloat16 may turn a tie.
+    behind = trained.max(-1).values - trained.gather(-1, ours.argmax(-1, keepdim=True))[..., 0]
+    assert behind.max() < 0.05
+    assert (ours - trained).abs().mean() < 0.2 * (unrounded - trained).abs().mean()
+    assert models.read_lineage(tmp_path / "merged")["method"] == "qlora"
+    with pytest.raises(PhoenixError, match="exists: choose another folder"):
+        merge_adapter(adapter, settings.model, LANGUAGES, tmp_path / "merged")
+
+
+def test_a_lora_adapter_merges_into_the_same_model(settings, tmp_path):
+    adapter = sft_folder(settings) / "adapter"
+    merged = models.load_model(str(merge_adapter(adapter, settings.model, LANGUAGES, tmp_path / "one")), LANGUAGES)
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        base = models.load_model(settings.model, LANGUAGES)
+        before = base(ids).logits
+        apart = models.load_adapter(base, adapter, base=settings.model)(ids).logits
+        assert torch.allclose(merged(ids).logits, apart, atol=1e-3)
+    assert (apart - before).abs().max() > 0.1
 
 
 def bad_pair(**changes):
@@ -309,6 +410,81 @@ def test_pairs_that_prefer_nothing_are_one_sentence_each(settings, tmp_path, cha
 def test_a_limit_below_every_pair_is_one_sentence(settings):
     with pytest.raises(PhoenixError, match=f"none of the {PAIRS} pairs has at most 16 tokens"):
         run(settings.model_copy(update={"max_length": 16}))
+
+
+def test_a_prompt_that_fills_the_limit_is_named(settings):
+    with pytest.raises(PhoenixError, match=f"the prompt alone fills the limit in {PAIRS} of them"):
+        run(settings.model_copy(update={"max_length": 16}))
+
+
+def test_a_share_that_leaves_no_pair_is_one_sentence(settings):
+    with pytest.raises(PhoenixError, match="eval_share 0.01 of 10 pairs sets 0 aside"):
+        run(settings.model_copy(update={"eval_share": 0.01}))
+
+
+def test_the_model_is_looked_at_on_the_way_and_is_not_changed_by_it(settings, tmp_path):
+    settings = settings.model_copy(update={"eval_share": 0.2, "dtype": "float32"})
+    unwatched = run(settings.model_copy(update={"eval_steps": 1000}))
+    folder_of(settings).rename(tmp_path / "unwatched")
+    watched = settings.model_copy(update={"watch_prompts": 2, "eval_steps": 1})
+    # What a random model says is in no language; this is about the looks, not the stop.
+    metrics = run(watched)
+    looks = read_watch(folder_of(settings))
+    assert [look["step"] for look in looks] == [0, *range(1, metrics["steps"] + 1)]
+    assert all(len(look["preferred"]) == 2 and len(look["in_language"]) == 2 for look in looks)
+    assert looks[0]["kl"] == pytest.approx(0, abs=1e-3) and abs(looks[-1]["kl"]) > 1e-2
+    assert metrics["loss_last"] == pytest.approx(unwatched["loss_last"], abs=1e-6)
+    before, after = weights_of(tmp_path / "unwatched"), weights_of(folder_of(settings))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "now", "stops"),
+    [
+        ("preferred", [1.0] * 12, [1.0] * 12, False),
+        ("preferred", [1.0, 0.0] * 20, [0.0, 1.0] * 20, False),  # the same share by other pairs
+        ("preferred", [1.0] * 20, [0.0] * 8 + [1.0] * 12, True),
+        ("in_language", [1.0] * 4, [0.0] * 2 + [1.0] * 2, False),  # two of four is not sure
+        ("in_language", [1.0] * 4, [0.0] * 4, True),
+    ],
+)
+def test_only_a_sure_fall_under_the_sft_model_stops(key, before, now, stops):
+    assert bool(fallen({key: before}, {key: now})) == stops
+
+
+def test_a_model_that_falls_behind_is_stopped_in_one_sentence(settings):
+    """Steps so large that the chosen answers become the unlikelier ones: trained the wrong way round."""
+    from phoenix_utils import corpora, tables
+
+    folder = artifacts.stage_path(settings.run_dir, "filtering")
+    rows = list(tables.read_rows(folder / "preferences.parquet"))
+    kept = [{**row, "prompt_id": f"{row['prompt_id']}-{n}"} for n in range(2) for row in rows]
+    tables.write_rows(folder / "preferences.parquet", kept, corpora.PREFERENCES)
+    ruined = settings.model_copy(update={"eval_share": 0.5, "eval_steps": 1, "num_train_epochs": 4.0})
+    looks = [{"step": 0, "preferred": [1.0] * 10}]  # an SFT model that had every pair right
+    stage_folder = folder_of(ruined)
+    stage_folder.mkdir(parents=True, exist_ok=True)
+    (stage_folder / "watch.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks))
+    with pytest.raises(PhoenixError, match="held-out pairs whose chosen answer is the likelier one fell from 100%"):
+        run(ruined.model_copy(update={"learning_rate": 1e-6}))
+    assert not (stage_folder / "adapter").exists(), "nothing that looks like a result"
+
+
+def test_the_papers_numbers_are_its_profiles_numbers():
+    from phoenix_utils import pipeline
+
+    dpo = pipeline.make_plan("paper").settings("dpo")
+    assert (dpo.global_batch, dpo.lr_scheduler_type, dpo.num_train_epochs) == (64, "linear", 1.0)
+    assert dpo.max_pairs is None and dpo.eval_share == 0
+    assert batches.plan_steps(60_224, dpo.global_batch, dpo.num_train_epochs) == 941
+    assert batches.plan_steps(60_225, dpo.global_batch, dpo.num_train_epochs) == 942
+    plan = batches.plan_batches(dpo.global_batch, dpo.per_device_train_batch_size, devices=8)
+    assert (plan.global_batch, plan.accumulation) == (64, 2)
+    text = (pipeline.data_folder("profiles") / "paper.yaml").read_text(encoding="utf-8")
+    section = text[text.index("\ndpo:") :]
+    for key in ("learning_rate", "beta", "warmup_steps", "max_length"):
+        comment = section[: section.index(f"\n  {key}:")].rpartition("\n  # ")[2]
+        assert comment.startswith("inferred:"), f"{key} is not in the paper"
 
 
 def test_without_sft_there_is_no_dpo(settings, tmp_path):

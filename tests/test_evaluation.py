@@ -30,7 +30,8 @@ from phoenix_utils.evaluation import (
     stage,
     views,
 )
-from phoenix_utils.tables import read_rows
+from phoenix_utils.evaluation.contenders import comparisons
+from phoenix_utils.tables import read_lines, read_rows, write_lines
 
 matplotlib.use("Agg")
 
@@ -146,12 +147,23 @@ def test_plain_prompt_is_plain():
 # --- settings ---
 
 
-def test_what_is_named_for_later_is_said_in_sentences():
-    assert EvaluationSettings().not_run() == []
-    named = EvaluationSettings(judge="some-judge", mt_bench="some/questions", harness_tasks=["arc_de"]).not_run()
-    assert len(named) == 2
-    assert "some-judge" in named[0] and "some/questions" in named[0] and "arc_de" in named[1]
-    assert all("not run" in sentence for sentence in named)
+def test_what_was_not_run_is_said_in_sentences():
+    assert EvaluationSettings().not_run() == ["MT-Bench was not run: mt_bench_questions is 0."]
+    named = EvaluationSettings(mt_bench_questions=8, harness_tasks=[]).not_run()
+    assert "not judged" in named[0] and "harness_tasks is empty" in named[1]
+    assert EvaluationSettings(judge="j", mt_bench_questions=8).not_run() == []
+
+
+def test_what_judging_may_cost_does_not_make_it_another_run():
+    free, capped = EvaluationSettings(), EvaluationSettings(judge_budget=2.0, judge_concurrency=3)
+    assert free.fingerprint_values() == capped.fingerprint_values()
+    assert free.fingerprint_values() != EvaluationSettings(judge="other").fingerprint_values()
+
+
+def test_whom_to_compare_with_whom():
+    assert comparisons(["base", "sft", "dpo"]) == [("base", "sft"), ("sft", "dpo")]
+    assert comparisons(["base", "sft", "dpo", "a/b-c"])[-1] == ("dpo", "a/b-c")
+    assert comparisons(["a/b", "c/d"]) == [("a/b", "c/d")] and comparisons(["a/b"]) == []
 
 
 # --- scores from hand-made answers ---
@@ -376,11 +388,19 @@ def trained_run(tiny, tmp_path):
         tokenizer.save_pretrained(target / "adapter")
         write_json(target / "manifest.json", {"settings": {"model": str(folder)}})
     return EvaluationSettings(
-        run_dir=str(tmp_path), model=str(folder), max_new_tokens=5, max_prompts=6, bootstrap_samples=200
+        run_dir=str(tmp_path),
+        model=str(folder),
+        max_new_tokens=5,
+        max_prompts=6,
+        bootstrap_samples=200,
+        harness_tasks=[],
     )
 
 
 def test_run_makes_every_product_and_is_skipped_the_second_time(trained_run):
+    trained_run = trained_run.model_copy(
+        update={"mt_bench_questions": 3, "harness_tasks": ["phoenix_mc_de"], "harness_limit": 3}
+    )
     folder = stage.run(trained_run)
     names = {path.name for path in folder.iterdir()}
     assert {"answers.parquet", "logprobs.parquet", "scores.json", "differences.json", "report.html"} <= names
@@ -388,6 +408,13 @@ def test_run_makes_every_product_and_is_skipped_the_second_time(trained_run):
     assert list(found) == ["base", "sft", "dpo"]
     nll = [found[model]["nll_per_token"]["value"] for model in found]
     assert len(set(nll)) == 3 and all(math.isfinite(value) for value in nll)  # the adapters were really switched
+    harness = read_lines(folder / "harness.jsonl")
+    assert [(row["model"], row["chat_template"], row["n"]) for row in harness] == [
+        (model, template, 3) for model in ("base", "sft", "dpo") for template in (False, True)
+    ]
+    bench = read_lines(folder / "mt_bench.jsonl")
+    assert len(bench) == 18 and {row["turn"] for row in bench} == {0, 1}
+    assert "ARC-de" not in (folder / "report.html").read_text() and not (folder / "judged.json").exists()
     manifest = read_json(folder / "manifest.json")
     assert manifest["status"] == "complete" and manifest["counts"]["prompts"] == 6
     assert manifest["counts"]["references"] == len(prompts.held_out_references("de"))
@@ -427,6 +454,19 @@ def test_resume_keeps_the_models_that_are_done(trained_run, monkeypatch):
     assert asked == ["base", "sft", "dpo", "dpo"]
     assert list(read_rows(folder / "answers.parquet"))[: len(kept)] == kept
     assert len(list(read_rows(folder / "answers.parquet"))) == 18
+
+
+def test_a_model_from_elsewhere_is_evaluated_by_changing_one_parameter(tiny, tmp_path):
+    folder, _ = tiny
+    settings = EvaluationSettings(
+        run_dir=str(tmp_path), model=str(folder), models=[str(folder)], max_new_tokens=3, max_prompts=2,
+        bootstrap_samples=100, harness_tasks=[],
+    )  # fmt: skip
+    found = stage.run(settings)
+    scored = read_json(found / "scores.json")
+    assert list(scored) == [str(folder)] and math.isfinite(scored[str(folder)]["nll_per_token"]["value"])
+    assert read_json(found / "differences.json")["paired"] == {}
+    assert folder.name in (found / "report.html").read_text()
 
 
 def test_whole_models_of_full_fine_tuning_are_evaluated_too(trained_run, tiny):
@@ -472,7 +512,7 @@ class Tags(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -494,7 +534,7 @@ def finished(hand_made, tmp_path):
             row.update(reference=f"Referenz {EVIL}")
     write_rows(tmp_path / "answers.parquet", written, answers.ANSWERS)
     write_rows(tmp_path / "logprobs.parquet", likely, likelihood.LOGPROBS)
-    settings = EvaluationSettings(judge="ju<b>dge", harness_tasks=["arc_de"])
+    settings = EvaluationSettings(model="ju<b>dge", harness_tasks=["arc_de"])
     found, differences = scores.evaluate(written, likely, 200, 0)
     write_json(tmp_path / "scores.json", found)
     write_json(tmp_path / "differences.json", {**differences, "not_run": settings.not_run()})
@@ -513,7 +553,7 @@ def test_report_escapes_everything_a_model_wrote(finished):
     assert not any(key.startswith("on") for _, attributes in tags.seen for key in attributes)
     assert "&lt;script&gt;alert(" in page and "ju&lt;b&gt;dge" in page
     sources = [attributes["src"] for tag, attributes in tags.seen if tag == "img"]
-    assert len(sources) == len(scores.METRICS) and all(src.startswith("data:image/svg+xml") for src in sources)
+    assert len(sources) == len(scores.METRICS) + 1 and all(src.startswith("data:image/svg+xml") for src in sources)
     assert not any(str(attributes.get("href", "")).startswith("http") for _, attributes in tags.seen)
 
 
@@ -553,3 +593,68 @@ def test_views_escape_too_and_draw(finished):
         "DPO − SFT",
     ]
     plt.close("all")
+
+
+class Verdicts:
+    """A judge that answers a chat with the same words each time."""
+
+    def chat(self, texts, params, on_batch):
+        replies = [{"text": EVIL + " [[7]]", "served": "v1", "tokens_in": 9, "tokens_out": 3} for _ in texts]
+        on_batch(list(range(len(texts))), replies)
+        return replies
+
+
+def test_judged_page_shows_missing_verdicts_and_escapes_the_judge(finished):
+    from phoenix_utils.evaluation import judged, mt_bench, report
+    from phoenix_utils.evaluation.judge import Judge
+    from phoenix_utils.evaluation.kept import Kept
+
+    folder, _ = finished
+    rows = [
+        {"model": m, "question_id": str(q), "category": "math", "turn": t, "prompt": EVIL, "reference": "",
+         "answer": EVIL, "finish_reason": "stop", "in_target_language": True, "is_loop": False}
+        for m in ("base", "sft") for q in range(3) for t in (0, 1)
+    ]  # fmt: skip
+    write_lines(folder / "mt_bench.jsonl", rows)
+    requests = mt_bench.score_requests(rows, "de") + mt_bench.pair_requests(rows, "base", "sft", "de")
+    said = Judge("ju<b>dge", Verdicts(), Kept(folder / "kept"), by_chat=True).judge(requests)
+    said[0].update(score=None, why="no verdict")
+    write_lines(folder / "judgements.jsonl", said)
+    write_json(folder / "judged.json", {**judged.summary(said, [("base", "sft")]), "cost": "free"})
+    page = report.render(folder, EvaluationSettings())
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == [] and not {"script"} & {tag for tag, _ in tags.seen}
+    assert "ju&lt;b&gt;dge" in page and "1 of 6 missing" in page and "what the judge said" in page
+    links = {a["href"].removeprefix("#q-") for tag, a in tags.seen if tag == "a" and a["href"].startswith("#q-")}
+    assert links == {a["id"].removeprefix("q-") for _, a in tags.seen if str(a.get("id", "")).startswith("q-")}
+
+
+def test_the_papers_tables_keep_what_is_printed_and_warn():
+    from phoenix_utils.evaluation import paper
+
+    heads, rows = paper.table_3(None)
+    assert (heads[0], rows[0][1][0].text, rows[-1][0]) == ("Phoenix (paper)", "6.39", "average")
+    assert all(cells[0].warnings for _, cells in rows)
+    _, rows = paper.table_4(None)
+    leo = rows[0][1][0]
+    assert leo.text == "47.6%" and any("0.617 with 10 shots" in warning for warning in leo.warnings)
+    mean = np.mean([paper.TABLE_3[name] for name in list(paper.TABLE_3)[2:-1]])
+    assert mean == pytest.approx(paper.TABLE_3["average"], abs=1e-4)
+
+
+def test_votes_are_blind_kept_and_counted_for_the_right_model(finished):
+    from phoenix_utils.evaluation.vote import Ballot, ballot
+
+    folder, _ = finished
+    widget = ballot(folder, "base", "sft")
+    assert "<script" not in widget.children[0].value and "base" not in widget.children[0].value
+    votes = Ballot(folder, "base", "sft")
+    total = len(votes.open)
+    while votes.open:
+        card = votes.open[0]
+        votes.vote("left" if card["about"]["model"] == "sft" else "right")  # sft wins wherever it stands
+    assert {row["model"] for row in votes.rows()} == {"base", "sft"} and len(votes.rows()) == total > 4
+    again = Ballot(folder, "base", "sft")
+    assert again.open == [] and again.result()["wins"]["sft-base"]["value"] == 1
+    assert "100%" in ballot(folder, "base", "sft").children[0].value

@@ -61,6 +61,19 @@ def test_nothing_is_imported_before_the_install_cell(stage):
     assert "install" in first["metadata"]["tags"] and "torch" not in "".join(first["source"])
 
 
+def test_the_labs_notebook_trains_nothing_and_installs_like_the_others():
+    notebook = nbformat.read(ROOT / "notebooks" / "06_ablations.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert notebooks.tagged_cell(notebook, "parameters") is None
+    url = notebooks.repository_url(ROOT)
+    assert notebooks.tagged_cell(notebook, "install")["source"] == notebooks.install_source("[qlora]", url)
+    assert notebooks.badge_url(url, "06_ablations.ipynb") in notebook.cells[0].source
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None
+            ast.parse(cell.source)
+
+
 def damaged(tmp_path, change) -> Path:
     notebook = json.loads(notebook_path("translation").read_text())
     change(notebook)

@@ -74,7 +74,7 @@ def test_check_prints_every_setting_of_every_profile(name):
 
 def test_what_the_machine_lacks_is_a_refusal(monkeypatch, tmp_path):
     t4 = Hardware(cores=2, ram_gb=12, gpus=(Gpu("Tesla T4", 15.0, (7, 5)),))
-    monkeypatch.setattr(pipeline.hardware, "describe", lambda: t4)
+    monkeypatch.setattr("phoenix_utils.hardware.describe", lambda: t4)
     plan = pipeline.make_plan("paper", out=str(tmp_path / "run"))
     assert "needs 8 GPU(s) with 80 GB" in plan.problems[0]
     with pytest.raises(PhoenixError, match="cannot run here: it needs 8 GPU"):

@@ -43,6 +43,14 @@ def test_a_stage_may_override_a_shared_value(tmp_path):
     assert {settings.language for settings in profile.stages.values()} == {"nl"}
 
 
+def test_an_hour_of_the_machine_costs_what_its_gpus_cost_unless_the_stage_says_otherwise(tmp_path):
+    hardware = "hardware:\n  device: cuda\n  gpus: 8\n  price_per_hour: 2.0\n"
+    assert load(tmp_path, hardware).stages["translation"].price_per_hour == 16.0
+    own = load(tmp_path, f"{hardware}translation:\n  price_per_hour: 3.0\n")
+    assert own.stages["translation"].price_per_hour == 3.0
+    assert load(tmp_path, "name: x\n").stages["translation"].price_per_hour is None
+
+
 @pytest.mark.parametrize(
     "text, words",
     [

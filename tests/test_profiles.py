@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from phoenix_utils.batches import plan_batches, plan_steps
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.pipeline import RUN_STAGES, STAGES
 from phoenix_utils.profile import SHARED_KEYS, UNHASHED_KEYS, load_profile, load_settings, shipped_profiles
@@ -76,6 +77,19 @@ def test_paper_holds_what_the_paper_prints():
     assert sft.max_length == 2048
     assert (dpo.global_batch, dpo.lr_scheduler_type, dpo.num_train_epochs) == (64, "linear", 1)
     assert stages["evaluation"].harness_tasks == ["arc_de", "hellaswag_de", "m_mmlu_de"]
+
+
+def test_paper_comes_to_its_steps_on_its_devices():
+    """Table 1: 228 steps of 512 packed sequences of 2,048 tokens, on eight devices."""
+    profile = load_profile(FOLDER / "paper.yaml", MODELS)
+    sft = profile.stages["sft"]
+    plan = plan_batches(sft.global_batch, sft.per_device_train_batch_size, profile.hardware.gpus)
+    assert (plan.global_batch, plan.devices, sft.max_length, sft.packing) == (512, 8, 2048, True)
+    assert plan.per_device * plan.accumulation == 64
+    assert plan_steps(116_736, plan.global_batch, sft.num_train_epochs) == 228
+    for name in ("ddp", "fsdp", "zero3"):
+        launch = yaml.safe_load((FOLDER / "accelerate" / f"{name}.yaml").read_text(encoding="utf-8"))
+        assert launch["num_processes"] == profile.hardware.gpus
 
 
 def test_paper_labels_what_the_paper_does_not_state():

@@ -5,7 +5,7 @@ import json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phoenix_utils import corpora
+from phoenix_utils import sources
 from phoenix_utils.translation import split
 
 PIECES = st.sampled_from(
@@ -56,7 +56,7 @@ def test_segments_are_trimmed_lines_with_a_letter(text):
 
 def test_every_text_of_the_packaged_corpora_survives():
     for name in ("conversations.jsonl", "preferences.jsonl", "conversations.de.jsonl"):
-        for line in corpora.packaged(name).read_text().splitlines():
+        for line in sources.packaged(name).read_text().splitlines():
             row = json.loads(line)
             for message in row.get("messages") or row["chosen"] + row["rejected"]:
                 document = split(message["content"])
@@ -75,6 +75,11 @@ def test_marks_stay_in_front_and_tables_go_cell_by_cell():
     document = split(text)
     assert document.texts == ["Title", "first point", "second", "quoted", "Name", "Age", "Ann Lee"]
     assert document.join([piece.upper() for piece in document.texts]) == text.upper().replace("[ ]", "[ ]")
+
+
+def test_columns_set_apart_by_tabs_stay_apart():
+    assert split("name:\tred shoes\tsize\fnext page").texts == ["name:", "red shoes", "size", "next page"]
+    assert split("See `a\tb` there").segments[0].spans == ("`a\tb`",)
 
 
 def test_long_lines_are_packed_sentence_by_sentence():

@@ -1,23 +1,27 @@
 """Supervised fine-tuning on a tiny model: the right tokens, whole runs, kills, packing, 4 bit, bad rows."""
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
 
 from phoenix_utils import artifacts, batches, chat, models, training
+from phoenix_utils.batches import IGNORED
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.sft import SftSettings, run, stage_inputs
-from phoenix_utils.sft.data import IGNORED, read_conversations, tokenize
+from phoenix_utils.sft.data import read_conversations, tokenize
 from phoenix_utils.sft.stage import SFTConfig, SFTTrainer
 
 LANGUAGES = ("en", "de")
+ROOT = Path(__file__).resolve().parent.parent
 SHORT = {"global_batch": 8, "max_length": 2048, "lora_r": 4, "lora_alpha": 8, "learning_rate": 5e-3}
 
 
@@ -183,6 +187,114 @@ def test_packed_conversations_do_not_see_each_other(settings, tmp_path):
     assert results[True] == pytest.approx(results[False], abs=1e-5)
 
 
+def test_each_packed_row_has_the_loss_it_has_alone(settings, tmp_path):
+    """Row by row, and the same with positions taken away, which lets the rows see each other."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    tokenizer = chat.apply_template(models.load_tokenizer(settings.model, LANGUAGES))
+    rows, _ = tokenize(read_conversations(stage_inputs(settings)["chat"]), tokenizer, 4096, tmp_path / "tokens.arrow")
+    rows = [rows[number] for number in range(4)]
+    model = models.load_model(settings.model, LANGUAGES).eval()
+
+    def row_losses(batch):
+        with torch.no_grad():
+            logits = model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False).logits
+        losses = torch.nn.functional.cross_entropy(logits[0, :-1], batch["labels"][0, 1:], reduction="none")
+        border = 0
+        for row in rows:
+            yield losses[border : border + len(row["input_ids"]) - 1].sum().item()
+            border += len(row["input_ids"])
+
+    packed = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(rows)
+    alone = [
+        torch.nn.functional.cross_entropy(
+            model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].detach(),
+            torch.tensor(row["labels"][1:]),
+            reduction="sum",
+        ).item()
+        for row in rows
+    ]
+    assert list(row_losses(packed)) == pytest.approx(alone, rel=1e-4)
+    mixed = list(row_losses({name: packed[name] for name in ("input_ids", "labels")}))
+    assert mixed[0] == pytest.approx(alone[0], rel=1e-4) and mixed[1:] != pytest.approx(alone[1:], rel=1e-3)
+
+
+def test_a_token_weighs_the_same_however_the_batch_is_split(settings, tmp_path):
+    """One pass of four rows against four passes of one: rows of different lengths, the same step."""
+    found = {}
+    for at_once in (4, 1):
+        directory = tiny_models.save_kept_rows(tmp_path / f"once-{at_once}", tiny_models.rows("conversations", 8), [])
+        chosen = settings.model_copy(
+            update={
+                "run_dir": str(directory),
+                "global_batch": 4,
+                "per_device_train_batch_size": at_once,
+                "num_train_epochs": 1.0,
+            }  # fmt: skip
+        )
+        run(chosen)
+        found[at_once] = losses(chosen), adapter_weights(folder_of(chosen))
+    assert found[1][0] == pytest.approx(found[4][0], abs=1e-5)
+    assert all(torch.allclose(found[1][1][name], value, atol=1e-5) for name, value in found[4][1].items())
+
+
+def test_two_processes_train_as_one(settings, tmp_path):
+    """`accelerate launch` with the shipped configuration, on two CPU processes, against one process."""
+    config = ROOT / "profiles" / "accelerate" / "ddp.yaml"
+    rows = tiny_models.rows("conversations", 8)
+    curves = {}
+    for name, launcher in (
+        ("one", [sys.executable]),
+        ("two", [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config),
+                 "--num_processes", "2", "--main_process_port", "0"]),
+    ):  # fmt: skip
+        directory = tiny_models.save_kept_rows(tmp_path / name, rows, [])
+        for stage in ("translation", "filtering"):
+            artifacts.write_json(artifacts.stage_path(str(directory), stage) / "manifest.json", {"status": "complete"})
+        changes = {"model": settings.model, "global_batch": 4, "max_length": 2048, "learning_rate": 5e-3, "lora_r": 4}
+        words = [word for key, value in changes.items() for word in ("--set", f"sft.{key}={value}")]
+        done = subprocess.run(
+            [*launcher, "-m", "phoenix_utils.sft", "mini", "--out", str(directory), *words],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        folder = artifacts.stage_path(str(directory), "sft")
+        manifest = artifacts.read_json(folder / "manifest.json")
+        assert manifest["status"] == "complete" and (folder / "adapter" / "adapter_config.json").is_file()
+        assert manifest["notes"]["batch"].endswith(f"x {1 if name == 'one' else 2} devices")
+        curves[name] = [row["loss"] for row in training.read_log(folder)], adapter_weights(folder)
+    assert len(curves["one"][0]) == 4
+    assert curves["two"][0] == pytest.approx(curves["one"][0], abs=1e-3)
+    assert all(torch.allclose(curves["two"][1][name], value, atol=1e-3) for name, value in curves["one"][1].items())
+
+
+def test_a_run_that_no_longer_gets_better_stops_and_keeps_the_best(settings):
+    constant = {"learning_rate": 0.5, "lr_scheduler_type": "constant", "warmup_steps": 0.0, "num_train_epochs": 10.0}
+    patience = {"eval_share": 0.3, "save_steps": 2, "early_stopping_patience": 1, "global_batch": 4}
+    metrics = run(settings.model_copy(update={**constant, **patience}))
+    measured = training.read_curve(folder_of(settings), "eval_loss")
+    assert metrics["steps"] == measured[-1][0] < batches.plan_steps(14, 4, 10.0)
+    assert min(loss for _, loss in measured) == measured[-2][1] < measured[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"early_stopping_patience": 2}, "needs rows to measure on; set eval_share"),
+        ({"eval_share": 0.01}, "sets 0 aside"),
+        ({"report_to": "tensorboard"}, "pip install tensorboard"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_one_sentence(settings, changes, sentence):
+    if "report_to" in changes and importlib.util.find_spec("tensorboard"):
+        pytest.skip("tensorboard is installed here")
+    with pytest.raises(PhoenixError, match=sentence):
+        run(settings.model_copy(update=changes))
+
+
 def test_four_bit_training_runs_saves_and_reloads(settings):
     pytest.importorskip("bitsandbytes")
     settings = settings.model_copy(update={"method": "qlora", "num_train_epochs": 1.0})
@@ -247,7 +359,13 @@ def test_no_rows_and_no_file_are_one_sentence_each(settings, tmp_path):
         run(settings.model_copy(update={"run_dir": str(tmp_path / "nowhere")}))
 
 
-def test_a_diverging_run_stops_with_advice(settings):
+def test_a_loss_that_rises_far_above_its_start_stops_the_run(settings):
+    changes = {"method": "full", "learning_rate": 3.0, "warmup_steps": 60.0, "num_train_epochs": 12.0}
+    with pytest.raises(PhoenixError, match="the loss has risen from .* at step .* lower learning_rate"):
+        run(settings.model_copy(update=changes))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(settings):
     with pytest.raises(PhoenixError, match="lower learning_rate"):
         run(settings.model_copy(update={"learning_rate": 1e38, "warmup_steps": 0.0}))
 
@@ -309,3 +427,21 @@ def test_the_embedded_model_takes_a_step(trimmed_model_dir, tmp_path):
     for path in folder_of(settings).rglob("*"):
         if path.is_file():
             assert str(trimmed_model_dir).encode() not in path.read_bytes(), path.name
+
+
+def test_attention_is_counted_and_both_kernels_agree():
+    """Mistral 7B at 2,048 tokens: 8 GB of scores, a cache of 1 GB that shared heads bring to a quarter."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from phoenix_utils.sft import attention
+
+    row = attention.counted((2048,))["2,048 tokens"]
+    assert list(row.values()) == [8.0, 0.0, 1.0, 0.25]
+    assert attention.score_gb(4096, 32, 32) == 4 * attention.score_gb(2048, 32, 32)
+    query, key, value = (torch.randn(1, 2, 16, 8) for _ in range(3))
+    found = []
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        with sdpa_kernel(backend):
+            found.append(torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True))
+    assert torch.allclose(*found, atol=1e-5)
+    assert attention.seconds(32, fused=True, shared=True) > 0

@@ -109,3 +109,70 @@ def test_too_few_units_give_no_interval_and_survive_json():
 @pytest.mark.parametrize("freedom, wanted", [(9, 2.2622), (23, 2.0687), (47, 2.0117)])
 def test_t_quantile_equals_the_printed_tables(freedom, wanted):
     assert s._t_quantile(0.975, freedom) == pytest.approx(wanted, abs=2e-3)
+
+
+# --- tests, agreement, power ---
+
+
+@pytest.mark.parametrize("units", [5, 10, 24])
+def test_t_intervals_of_whole_number_scores_cover(units):
+    def sample(g, n):
+        return np.clip(np.rint(g.normal(6, 2, n)), 1, 10)
+
+    truth = sample(np.random.default_rng(9), 400_000).mean()
+    assert 0.93 <= coverage(sample, truth, units, runs=2000, interval=lambda x, seed, n: s.t_mean(x)) <= 0.97
+
+
+def test_equal_values_do_not_claim_certainty():
+    found = s.t_mean([4.0, 4.0])
+    assert found.value == 4 and math.isnan(found.low) and math.isnan(found.high) and found.n == 2
+
+
+def test_sign_flips_are_counted_exactly_when_they_are_few():
+    # Of 32 patterns of signs, only the two extreme ones reach the sum of five ones.
+    assert s.paired_test([0] * 5, [1] * 5) == pytest.approx(2 / 32)
+    assert s.paired_test([1, 2, 3], [1, 2, 3]) == 1.0
+    assert s.paired_test([0, 0, 1], [1, 0, 0]) == 1.0
+    many = s.paired_test(np.zeros(40), np.full(40, 0.5))
+    assert many == pytest.approx(1e-4)
+    with pytest.raises(ValueError, match="3 and 2"):
+        s.paired_test([1, 2, 3], [1, 2])
+
+
+def test_paired_test_is_wrong_as_often_as_it_says():
+    generator = np.random.default_rng(4)
+    found = [s.paired_test(generator.normal(0, 1, 12), generator.normal(0, 1, 12), n=1000) for _ in range(600)]
+    assert 0.03 <= np.mean(np.array(found) < 0.05) <= 0.075
+
+
+def test_units_to_settle_settle():
+    generator = np.random.default_rng(5)
+    needed = s.units_to_settle(generator.normal(0.5, 1, 4000))
+    assert needed == pytest.approx(31.4, abs=5)
+    shown = [s.t_mean(generator.normal(0.5, 1, int(needed))).excludes_zero for _ in range(800)]
+    assert 0.72 <= np.mean(shown) <= 0.86
+    assert s.units_to_settle([0, 0]) == math.inf and s.units_to_settle([]) == math.inf
+
+
+def test_agreement_equals_the_libraries():
+    from scipy.stats import spearmanr
+    from sklearn.metrics import cohen_kappa_score
+
+    generator = np.random.default_rng(6)
+    a = generator.integers(1, 11, 60)
+    b = np.clip(a + generator.integers(-2, 3, 60), 1, 10)
+    assert s.kappa(a, b) == pytest.approx(cohen_kappa_score(a, b, weights="quadratic", labels=range(1, 11)))
+    assert s.correlation(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])
+    assert s.correlation(a, b, by_rank=True) == pytest.approx(spearmanr(a, b).statistic)
+    found = s.agreement(a, b)
+    assert all(found[name].low < found[name].value < found[name].high for name in ("kappa", "pearson", "spearman"))
+    assert math.isnan(s.kappa([5, 5], [5, 5])) and math.isnan(s.correlation([1, 1], [2, 3]))
+    assert s.kappa([1, 10], [10, 1]) == pytest.approx(-1)
+
+
+def test_slope_equals_least_squares_and_holds_the_truth():
+    generator = np.random.default_rng(7)
+    x = generator.normal(0, 1, 80)
+    y = 0.4 * x + generator.normal(0, 1, 80)
+    found = s.slope(x, y)
+    assert found.value == pytest.approx(np.polyfit(x, y, 1)[0]) and found.low < 0.4 < found.high

@@ -4,6 +4,7 @@ exist."""
 import dataclasses
 import inspect
 import math
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -123,6 +124,39 @@ def test_trainable_weights_are_float32_unless_bfloat16_is_native():
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
+def test_rounding_frozen_layers_changes_no_bit_of_a_step():
+    found = {}
+    for rounded in (False, True):
+        model = tiny_models.tiny_llama(300)
+        model = get_peft_model(model, training.lora_config(model, lora_r=2, lora_alpha=4, lora_dropout=0.0))
+        torch.manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        if rounded:
+            training.round_frozen(model, BFLOAT16, CPU)
+        ids = torch.arange(24).reshape(2, 12) + 7
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        found[rounded] = loss, [p.grad for p in model.parameters() if p.requires_grad]
+        kinds = {p.dtype for name, p in model.named_parameters() if "base_layer" in name}
+        assert kinds == {torch.bfloat16 if rounded else torch.float32}
+    assert torch.equal(found[True][0], found[False][0])
+    assert all(torch.equal(*pair) for pair in zip(found[True][1], found[False][1], strict=True))
+    model = tiny_models.tiny_llama(300)
+    training.round_frozen(model.requires_grad_(False), FLOAT32, CPU)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@given(st.lists(st.floats(0.1, 10.0), min_size=1, max_size=40))
+def test_a_loss_diverges_only_well_above_its_start(losses):
+    trouble = training.diverges(losses)
+    start, now = (sum(part[:8]) / 8 for part in (losses, losses[-8:]))
+    assert (trouble is not None) == (len(losses) >= 16 and now > 1.5 * start)
+    assert training.diverges([*losses, math.inf]).endswith("became inf")
+
+
 def test_only_whole_checkpoints_count_and_cut_off_ones_go(tmp_path):
     assert training.last_whole_checkpoint(tmp_path) is None
     for step in (2, 9, 10, 11):
@@ -195,9 +229,24 @@ def test_every_keyword_of_the_trainers_exists(tmp_path):
 
 
 def test_settings_are_spelled_as_trl_and_peft_spell_them():
+    from transformers import EarlyStoppingCallback
     from trl import DPOConfig, SFTConfig
 
-    ours = {"method", "global_batch", "dtype", "run_dir", "redo", "model", "language", "source_language"}
+    ours = {
+        "method",
+        "global_batch",
+        "dtype",
+        "run_dir",
+        "redo",
+        "model",
+        "language",
+        "source_language",
+        "eval_share",
+        "chat_template",
+        "max_pairs",
+        "watch_prompts",
+    }
+    ours |= set(inspect.signature(EarlyStoppingCallback).parameters)
     lora = {"lora_r", "lora_alpha", "lora_dropout"}
     for settings, config in ((SftSettings, SFTConfig), (DpoSettings, DPOConfig)):
         known = {field.name for field in dataclasses.fields(config)}
@@ -220,6 +269,53 @@ def test_the_defaults_that_we_rely_on_still_hold():
     assert {"bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype"} <= set(
         inspect.signature(BitsAndBytesConfig.__init__).parameters
     )
+
+
+def test_what_is_called_in_accelerate_peft_and_transformers_takes_these_names():
+    from accelerate import Accelerator, PartialState
+    from accelerate.utils import broadcast_object_list
+    from peft import PeftModel
+    from transformers import EarlyStoppingCallback, PreTrainedModel
+    from transformers.integrations import TensorBoardCallback
+
+    for function, names in (
+        (PeftModel.save_pretrained, {"selected_adapters", "save_embedding_layers"}),
+        (PreTrainedModel.save_pretrained, {"state_dict"}),
+        (Accelerator.get_state_dict, {"model"}),
+        (PartialState.wait_for_everyone, {"self"}),
+        (broadcast_object_list, {"object_list"}),
+        (EarlyStoppingCallback.__init__, {"early_stopping_patience"}),
+        (TensorBoardCallback.__init__, {"tb_writer"}),
+        (PeftModel.from_pretrained, {"is_trainable"}),
+    ):
+        assert names <= set(inspect.signature(function).parameters), function
+    # PEFT reads a gathered state dict from its keywords.
+    assert 'state_dict=kwargs.get("state_dict"' in inspect.getsource(PeftModel.save_pretrained)
+
+
+def test_the_loss_that_we_rely_on_is_still_the_default():
+    from trl import SFTConfig
+
+    defaults = {field.name: field.default for field in dataclasses.fields(SFTConfig)}
+    assert defaults["loss_type"] == "nll"
+    assert defaults["average_tokens_across_devices"] is True  # tokens weigh the same on all devices
+    assert (defaults["label_smoothing_factor"], defaults["shuffle_dataset"]) == (0.0, False)
+    assert (defaults["adam_beta1"], defaults["adam_beta2"], defaults["adam_epsilon"]) == (0.9, 0.999, 1e-8)
+    assert str(defaults["optim"]).startswith(("adamw_torch", "OptimizerNames.ADAMW_TORCH"))
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero3"])
+def test_accelerate_reads_the_shipped_configurations(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    path = Path(__file__).resolve().parent.parent / "profiles" / "accelerate" / f"{name}.yaml"
+    config = load_config_from_file(str(path))  # an unknown key is an error
+    kinds = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero3": "DEEPSPEED"}
+    assert (str(config.distributed_type.value), config.num_processes) == (kinds[name], 8)
+    known = {field.name for field in dataclasses.fields(FullyShardedDataParallelPlugin)}
+    wanted = {key.removeprefix("fsdp_") for key in config.fsdp_config or {}}
+    assert wanted <= known | {"version", "offload_params"}  # two that accelerate renames on the way
 
 
 def test_steps_are_rounded_as_the_trainer_rounds_them():

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -115,6 +116,48 @@ def test_rows_come_back_in_order_with_structure_and_audit(sources):
     assert pair["prompt_source"] == "Say hello." and pair["chosen_source"][-1]["content"] == "Hello."
 
 
+def test_a_price_is_counted_and_does_not_make_another_run_of_it(sources):
+    folder = translate(sources, Upper(), price_per_hour=3600.0)
+    manifest = read_json(folder / "manifest.json")
+    assert 0 < manifest["notes"]["euros"] <= manifest["seconds"] + 0.1
+    assert translate(sources, Upper(fail_after=0), price_per_hour=None) == folder
+
+
+ODD = {
+    "white space": " \t\n\n  ",
+    "only code": "```\nx = 1\n```",
+    "only emoji": "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+    "one long line": "This has no end and " * 10_000,
+    "one long word": "x" * 200_000,
+    "an open fence": "Look:\n```python\nprint(1)\nand on it goes",
+    "a fence too many": "```\na\n```\nprose\n```\n",
+    "mixed line endings": "one\r\ntwo\rthree\nfour\u2028five\x0bsix\x0c",
+    "right to left": "\u0627\u0644\u0633\u0644\u0627\u0645 \u200fabc\u200e `x` \u05e9\u05dc\u05d5\u05dd.",
+    "control characters": "a\x00b\x07c\x1b[31mred\x1b[0m \ufeff",
+}
+
+
+def test_odd_texts_come_through_the_stage_unharmed(sources, tmp_path):
+    class Echo(Upper):
+        def generate(self, prompts, params, on_batch=None):
+            done = [
+                Completion(prompt.rpartition("\nEnglish: ")[2].removesuffix("\nGerman:"), "stop", -0.5)
+                for prompt in prompts
+            ]
+            if on_batch:
+                on_batch(list(range(len(done))), done)
+            return done
+
+    rows = [{"instruction": f"Explain {name}.", "output": f"{text}?"} for name, text in ODD.items()]
+    (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = translate(sources, Echo(), chat=str(tmp_path / "odd.jsonl"))
+    found = {row["messages"][0]["content"]: row for row in read_rows(folder / "chat")}
+    for row in rows:
+        translated = found[row["instruction"]]
+        assert translated["messages"] == translated["messages_source"], row["instruction"]
+        assert translated["good"], row["instruction"]
+
+
 def test_equal_segments_are_asked_for_once(sources):
     engine = Upper()
     translate(sources, engine)
@@ -128,6 +171,18 @@ def test_a_failing_engine_loses_nothing_and_the_next_run_asks_only_for_the_rest(
     folder = translate(sources, rest)
     assert len(dying.asked) == 2 and len(rest.asked) == 3 and not set(dying.asked) & set(rest.asked)
     assert read_json(folder / "manifest.json")["counts"]["segments"] == 5
+
+
+def test_an_engine_that_answers_too_few_prompts_is_one_sentence_and_loses_nothing(sources):
+    class Lazy(Upper):
+        def generate(self, prompts, params, on_batch=None):
+            return super().generate(prompts[:-2], params, on_batch)
+
+    with pytest.raises(PhoenixError, match="the Lazy gave 3 answers to 5 prompts: what was finished is kept"):
+        translate(sources, Lazy())
+    rest = Upper()
+    translate(sources, rest)
+    assert len(rest.asked) == 2
 
 
 def test_a_finished_run_loads_no_model_and_other_settings_are_refused(sources):
@@ -203,7 +258,7 @@ def test_control_characters_do_not_break_the_store(tmp_path):
     with SegmentStore(tmp_path / "segments.sqlite") as store:
         store.add(["a\x00b", "ok"])
         store.put(["ok"], [Translation("gut", "stop", -1.0)])
-        assert store.get(["ok"])[0].text == "gut" and store.pending() == ["a\x00b"]
+        assert store.get(["ok"])[0].text == "gut" and list(store.pending(5)) == [["a\x00b"]]
         with pytest.raises(KeyError):
             store.get(["ok", "a\x00b"])
 
@@ -403,3 +458,54 @@ def test_an_interrupted_table_goes_on_behind_its_last_shard_and_a_lost_one_is_ma
     assert list(read_rows(folder / "chat")) == whole
     (folder / "chat" / "00000.parquet").unlink()
     assert list(read_rows(translate(sources, Upper()) / "chat")) == whole
+
+
+def test_pending_segments_come_in_windows_once_each_in_the_order_of_the_corpus(tmp_path):
+    with SegmentStore(tmp_path / "segments.sqlite") as store:
+        store.add(["c", "a", "c", "b"])
+        store.add(["d", "a", "e"])
+        store.put(["a"], [Translation("A", "stop", -1.0)])
+        asked = []
+        for window in store.pending(2):
+            asked.append(window)
+            store.put(window, [Translation(text.upper(), "stop", -1.0) for text in window])
+        assert asked == [["c", "b"], ["d", "e"]] and list(store.pending(2)) == []
+        assert [done.text for done in store.get(["e", "a", "e", "c"])] == ["E", "A", "E", "C"]
+        assert store.totals() == {"segments": 5, "done": 5, "characters": 5, "characters_done": 5}
+
+
+def test_three_random_kills_in_two_thousand_rows_change_nothing(tmp_path):
+    chat = tmp_path / "chat.jsonl"
+    rows = [
+        {"instruction": f"Name {n} things.\nOr {n % 700} others.", "output": f"- {n} stones\n- a `list`"}
+        for n in range(2000)
+    ]
+    chat.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIRS[0]))
+    sources = {"chat": str(chat), "preferences": str(tmp_path / "pairs.jsonl"), "max_rows": None}
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from test_translation import Upper, translate\n"
+        "class Batches(Upper):\n"
+        "    def generate(self, prompts, params, on_batch=None):\n"
+        "        done = super().generate(prompts, params)\n"
+        "        for at in range(0, len(done), 50):\n"
+        "            if on_batch: on_batch(list(range(len(done)))[at:at + 50], done[at:at + 50]); time.sleep(0.02)\n"
+        "        return done\n"
+        f"translate({sources | {'run_dir': str(tmp_path / 'killed')}!r}, Batches())\n"
+    )
+    seed = random.randrange(10**6)
+    print("seed of the kills:", seed)
+    waits = random.Random(seed)
+    store = tmp_path / "killed" / "01_translation" / "segments.sqlite"
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", code, os.path.dirname(__file__)])
+        while not store.exists() and child.poll() is None:
+            time.sleep(0.01)
+        time.sleep(waits.uniform(0, 2.5))
+        child.kill()
+        child.wait()
+    killed = translate({**sources, "run_dir": str(tmp_path / "killed")}, Upper())
+    undisturbed = translate({**sources, "run_dir": str(tmp_path / "elsewhere" / "whole")}, Upper())
+    for table in ("chat", "preferences"):
+        assert list(read_rows(killed / table)) == list(read_rows(undisturbed / table))

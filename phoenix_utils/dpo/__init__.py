@@ -13,6 +13,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data": ["read_pairs"],
         "loss": ["dpo_loss"],
         "stage": ["run"],
-        "views": ["draw_accuracy", "draw_loss_shape", "draw_rewards", "health_html", "pair_html"],
+        "views": [
+            "draw_accuracy",
+            "draw_loss_shape",
+            "draw_rewards",
+            "draw_signs",
+            "health_html",
+            "lengths_html",
+            "pair_html",
+            "watch_html",
+        ],
     },
 )

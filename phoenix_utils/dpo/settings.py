@@ -7,10 +7,10 @@ from pydantic import Field
 
 from phoenix_utils import artifacts
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.profile import StageSettings
+from phoenix_utils.training_settings import LearningRate, SaveSteps, Schedule, TrainingSettings
 
 
-class DpoSettings(StageSettings):
+class DpoSettings(TrainingSettings):
     """How the SFT model is trained further on preference pairs, spelled as TRL and transformers spell it.
 
     What is trained
@@ -18,6 +18,11 @@ class DpoSettings(StageSettings):
         SFT adapter's, which is trained further. `dtype`.
     The objective
         `beta`, `loss_type`.
+    The pairs
+        `max_pairs`, `max_length`; `eval_share` of them are never trained on.
+    The safety net
+        Every `eval_steps` steps, `watch_prompts` and the pairs set aside are looked at; training stops where the
+        model has become worse than the SFT model there (see `diagnostics.py`).
     Batches and steps
         `global_batch` pairs make one optimizer step on any hardware; `per_device_train_batch_size` only says
         how many of them are in memory at once. A batch that shrinks with the memory is a known way to ruin a
@@ -35,8 +40,16 @@ class DpoSettings(StageSettings):
         0.0, ge=0, lt=0.5, description="share of pairs that may be the wrong way round, for the robust loss"
     )
     max_length: int = Field(
-        1024, ge=16, description="longest prompt with answer in tokens; longer pairs are left out, never cut"
+        512, ge=16, description="longest prompt with answer in tokens; longer pairs are left out, never cut"
     )
+    max_pairs: int | None = Field(None, ge=1, description="take only so many pairs, the first ones; null takes all")
+    eval_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the pairs set aside; a fall of accuracy on them stops the training"
+    )
+    watch_prompts: int = Field(
+        4, ge=0, description="prompts answered on the way; too few answers in the language stop the training"
+    )
+    eval_steps: int = Field(5, ge=1, description="steps between looks at the pairs set aside and at those answers")
     global_batch: int = Field(4, ge=1, description="pairs in one optimizer step, on all devices together")
     per_device_train_batch_size: int = Field(
         2,
@@ -44,26 +57,12 @@ class DpoSettings(StageSettings):
         description="most pairs in one device's memory at once; accumulation makes up the global batch",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="times that every pair is seen")
-    learning_rate: float = Field(5e-5, gt=0, description="highest learning rate; much lower than that of SFT")
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        "linear", description="how the learning rate falls after the warmup"
-    )
-    warmup_steps: float = Field(
-        0.1, ge=0, description="steps over which the learning rate rises; below 1 a share of all steps"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, description="longest gradient; a longer one is shortened to it")
+    learning_rate: LearningRate = Field(5e-5, description="highest learning rate; much lower than that of SFT")
+    lr_scheduler_type: Schedule = "linear"
+    save_steps: SaveSteps = 2
     precompute_ref_log_probs: bool = Field(
         True, description="ask the reference once before training instead of at every step"
     )
-    gradient_checkpointing: bool = Field(
-        False, description="compute activations twice to keep fewer; for models that need the memory"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="number type to compute in; auto chooses by the hardware and says why"
-    )
-    save_steps: int = Field(2, ge=1, description="steps between checkpoints to resume from")
-    logging_steps: int = Field(1, ge=1, description="steps between lines of log.jsonl")
 
 
 def stage_inputs(settings: DpoSettings) -> dict[str, Path | str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phoenix_utils import artifacts, plots, training
+from phoenix_utils.dpo import diagnostics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from phoenix_utils.dpo.settings import DpoSettings
 
@@ -67,9 +70,60 @@ def _curves(settings: DpoSettings, keys: dict[str, str], **labels: str) -> Axes:
     return plots.curve(series, x="optimizer step", **labels)
 
 
+def draw_signs(settings: DpoSettings) -> Figure:
+    """Every sign of a healthy run over its steps: the healthy range as a green band, range and red flag beside it."""
+    folder = artifacts.stage_path(settings.run_dir, "dpo")
+    looks = diagnostics.read_watch(folder)
+    signs = diagnostics.SIGNS
+    figure = plots.axes(10, 2.1 * len(signs)).figure
+    figure.clear()
+    for row, sign in zip(figure.subplots(len(signs), 2, width_ratios=(3, 2)), signs, strict=True):
+        axes, words = row
+        points = training.read_curve(folder, sign.key) or [(k["step"], k[sign.key]) for k in looks if sign.key in k]
+        plots.curve({sign.title: points}, title=sign.title, x="optimizer step", ax=axes)
+        if sign.low is not None:
+            axes.axhspan(sign.low, sign.high, color="#2e8b57", alpha=0.12, linewidth=0)
+        words.axis("off")
+        lines = textwrap.wrap(f"healthy: {sign.healthy}", 42) + [""] + textwrap.wrap(f"red flag: {sign.red_flag}", 42)
+        words.text(0, 0.5, "\n".join(lines) if points else "not measured in this run", va="center", fontsize=9)
+    return figure
+
+
+def watch_html(settings: DpoSettings) -> str:
+    """The looks at the model on the way, the SFT model's first; what has fallen behind it stops a run."""
+    names = {
+        "preferred": ("held-out pairs in the right order", "{:.0%}"),
+        "in_language": ("answers in the language", "{:.0%}"),
+        "answer_tokens": ("tokens an answer", "{:.0f}"),
+        "kl": ("KL estimate, nats an answer", "{:.2f}"),
+    }
+    looks = diagnostics.read_watch(artifacts.stage_path(settings.run_dir, "dpo"))
+    shown = [key for key in names if any(look.get(key) not in (None, []) for look in looks)]
+    head = "".join(f"<th>{text}</th>" for text in ("step", *(names[key][0] for key in shown)))
+    body = ""
+    for look in looks:
+        cells = [str(look["step"]) if look["step"] else "0, the SFT model"]
+        for key in shown:
+            value = look.get(key)
+            value = sum(value) / len(value) if isinstance(value, list) and value else value
+            cells.append("–" if value in (None, []) else names[key][1].format(value))
+        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return f"<table><tr>{head}</tr>{body}</table>" if looks else "nothing was watched in this run"
+
+
+def lengths_html(pairs: Sequence[dict[str, Any]]) -> str:
+    """Median length in letters of chosen and rejected answers, and how often the chosen one is the longer."""
+    chosen, rejected = ([len(pair[side][0]["content"]) for pair in pairs] for side in ("chosen", "rejected"))
+    longer = sum(a > b for a, b in zip(chosen, rejected, strict=True)) / len(pairs)
+    return (
+        f"median length: chosen {np.median(chosen):.0f} letters, rejected {np.median(rejected):.0f}; the chosen answer "
+        f"is the longer one in {longer:.0%} of {len(pairs)} pairs"
+    )
+
+
 def health_html(settings: DpoSettings, metrics: dict[str, Any]) -> str:
     """This run's numbers, each with the range that is healthy and the red flag."""
-    log = training.read_log(artifacts.stage_path(settings.run_dir, "dpo"))
+    log = [row for row in training.read_log(artifacts.stage_path(settings.run_dir, "dpo")) if "loss" in row]
     change = log[-1]["logps/chosen"] - log[0]["logps/chosen"]
     rows = (
         (

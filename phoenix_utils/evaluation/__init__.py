@@ -1,4 +1,4 @@
-"""Evaluation: base, SFT and DPO answer the same held-out prompts and are measured side by side.
+"""Evaluation: base, SFT and DPO, or any model, answer the same held-out prompts and are measured side by side.
 
 `run(EvaluationSettings())` does the whole stage; the other names are what the notebook looks at afterwards.
 """
@@ -9,12 +9,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "settings": ["EvaluationSettings"],
-        "stage": ["run"],
-        "prompts": ["held_out_prompts", "stage_inputs"],
+        "stage": ["run", "take_over"],
+        "vote": ["ballot"],
+        "prompts": ["held_out_prompts", "problems", "stage_inputs"],
         "metrics": ["in_target_language", "is_loop"],
         "views": [
             "answers_side_by_side",
             "differences_table",
+            "harness_table",
+            "judged_table",
+            "paper_table",
+            "task_cards",
             "plot_differences",
             "plot_scores",
             "scores_table",

@@ -58,6 +58,21 @@ def score_references(
     return _score(engine, model, jobs)
 
 
+def score_base_references(engine, model: str, prompts: Sequence[Prompt], language: str) -> list[dict]:
+    """References for a model that may do better without the chat template: all of them behind the better prompt.
+
+    Both prompts are tried on every third conversation, the better one is then used for the rest: scoring references is
+    what takes longest in a small evaluation.
+    """
+    units = sorted({prompt.unit for prompt in prompts})
+    tried = {*units[::3]}
+    some = [prompt for prompt in prompts if prompt.unit in tried]
+    rest = [prompt for prompt in prompts if prompt.unit not in tried]
+    rows = score_references(engine, model, some, language, ("chat", "plain"))
+    sums = {t: sum(row["logprob"] for row in rows if row["template"] == t) for t in ("chat", "plain")}
+    return rows + score_references(engine, model, rest, language, (max(sums, key=sums.get),))
+
+
 def score_pairs(engine, model: str, pairs: Sequence[Pair], language: str) -> list[dict]:
     """Log-probability of the chosen and the rejected answer of every pair, behind the chat template."""
     jobs = [

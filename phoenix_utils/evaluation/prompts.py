@@ -7,12 +7,16 @@ conversation are not independent of each other, which is why intervals draw whol
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from phoenix_utils import corpora
 from phoenix_utils.artifacts import fingerprint, stage_path
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.evaluation.benchmarks import check_tasks
+from phoenix_utils.evaluation.judge import check_judge
 from phoenix_utils.evaluation.settings import EvaluationSettings
 
 # The words before question and answer where a base model, new to chat templates, is asked in plain text.
@@ -129,7 +133,9 @@ def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
     A trained model is the stage's `adapter/`, or its `model/` after full fine-tuning.
     """
     trained: dict[str, Path | str] = {}
-    for name in ("sft", "dpo"):
+    # The SFT stage also gives the chat template that the base is asked with.
+    names = [*({"sft"} if "base" in settings.models else ()), *(n for n in ("sft", "dpo") if n in settings.models)]
+    for name in dict.fromkeys(names):
         folder = stage_path(settings.run_dir, name)
         trained[name] = folder / ("model" if (folder / "model").is_dir() else "adapter")
     language = settings.language
@@ -138,7 +144,24 @@ def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
         *held_out_references(language),
         *held_out_pairs(language),
     ]
-    return {**trained, "held_out": fingerprint([asdict(item) for item in asked])}
+    found = {**trained, "held_out": fingerprint([asdict(item) for item in asked])}
+    if settings.mt_bench_questions != 0 and settings.mt_bench and Path(settings.mt_bench).exists():
+        found["mt_bench"] = Path(settings.mt_bench)
+    return found
+
+
+def problems(settings: EvaluationSettings) -> list[str]:
+    """What would stop this stage after the training: a benchmark that is not known, a judge without its key."""
+    checks = [functools.partial(check_tasks, settings.harness_tasks)]
+    if settings.judge and settings.mt_bench_questions != 0:
+        checks.append(functools.partial(check_judge, settings.judge, settings.judge_base_url))
+    found = []
+    for check in checks:
+        try:
+            check()
+        except PhoenixError as error:
+            found.append(str(error))
+    return found
 
 
 def plain_prompt(messages: Sequence[dict[str, str]], language: str) -> str:

@@ -7,22 +7,39 @@ content policy in the page's head forbids scripts and outside addresses on top o
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from phoenix_utils import plots
 from phoenix_utils.artifacts import read_json
-from phoenix_utils.evaluation.scores import COMPARISONS, METRICS, Metric
+from phoenix_utils.evaluation import benchmarks, paper
+from phoenix_utils.evaluation.contenders import comparisons
+from phoenix_utils.evaluation.scores import METRICS, Metric
 from phoenix_utils.evaluation.settings import EvaluationSettings
-from phoenix_utils.statistics import Interval
-from phoenix_utils.tables import read_rows
+from phoenix_utils.statistics import Interval, bootstrap_share
+from phoenix_utils.tables import read_lines, read_rows
 
 MODELS = {"base": "Base", "sft": "SFT", "dpo": "DPO"}
 BETTER = {"high": "higher is better", "low": "lower is better", "": "neither way is better"}
+
+
+def title(model: str) -> str:
+    """How a model is called in tables: Base, SFT, DPO, or the last part of its name."""
+    return MODELS.get(model, model.rstrip("/").rpartition("/")[2])
+
+
+def pair_title(pair: str, models: Iterable[str]) -> str:
+    """ "SFT − Base" for the key "sft-base" of a difference between two of `models` (whose names may hold a "-")."""
+    return next(
+        f"{title(later)} − {title(earlier)}"
+        for earlier, later in itertools.permutations(models, 2)
+        if pair == f"{later}-{earlier}"
+    )
 
 
 def render(folder: Path, settings: EvaluationSettings) -> str:
@@ -38,9 +55,13 @@ def render(folder: Path, settings: EvaluationSettings) -> str:
             differences=differences,
             stored=stored,
             metrics=METRICS,
-            models=MODELS,
             pictures={name: picture(name, scores) for name in METRICS},
+            categories={name: category_picture(name, found) for name, found in by_category(folder).items()},
             answers=answers_by_prompt(folder),
+            judged=judged_parts(folder),
+            harness=harness_table(folder),
+            cards=[(name, benchmarks.CARDS[name]) for name in settings.harness_tasks if name in benchmarks.CARDS],
+            paper=[(number, *table, paper.notes(table[1])) for number, table in paper_tables(folder)],
             findings=findings(scores, differences, settings.language),
         )
     )
@@ -73,11 +94,74 @@ def picture(name: str, scores: Mapping[str, Mapping[str, Interval]]) -> str:
     return plots.data_uri(figure)
 
 
+def by_category(folder: Path) -> dict[str, dict[str, Interval]]:
+    """{category: {model: interval}}: the judge's scores where there is a judge, else the share of answers in form: in
+    the target language, ended by themselves, without a loop."""
+    if (folder / "judged.json").is_file():
+        tables = read_json(folder / "judged.json")["scores"]
+        names = [name for name in next(iter(tables.values()), {}) if name != "average" and not name.startswith("turn ")]
+        keys = ("value", "low", "high", "n")
+        return {
+            name: {m: Interval.from_dict({k: t[name][k] for k in keys}) for m, t in tables.items()} for name in names
+        }
+    hits: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    path = folder / "mt_bench.jsonl"
+    for row in read_lines(path) if path.is_file() else read_rows(folder / "answers.parquet"):
+        if row["category"]:
+            in_form = row["in_target_language"] and row["finish_reason"] == "stop" and not row["is_loop"]
+            hits[row["category"]][row["model"]].append(float(in_form))
+    return {name: {m: bootstrap_share(found) for m, found in own.items()} for name, own in hits.items()}
+
+
+def category_picture(name: str, found: Mapping[str, Interval]) -> str:
+    """Bars of one category as a data address for an <img>."""
+    share = all(not math.isfinite(item.value) or item.value <= 1 for item in found.values())
+    figure = plots.detached_figure(3.4, 1.5)
+    plots.bars({title(model): item for model, item in found.items()}, title=name, share=share, ax=figure.add_subplot())
+    return plots.data_uri(figure)
+
+
+def judged_parts(folder: Path) -> dict | None:
+    """What the page shows of a judge: its tables, and each question with answers, replies and scores."""
+    path = folder / "mt_bench.jsonl"
+    if not path.is_file():
+        return None
+    stored = read_json(folder / "judged.json") if (folder / "judged.json").is_file() else None
+    rows = read_lines(folder / "judgements.jsonl") if stored else []
+    said = {(r["model"], r["question_id"], r["turn"]): r for r in rows if r["kind"] == "score"}
+    grouped: dict[str, list[dict]] = defaultdict(list)
+    for row in read_lines(path):
+        verdict = said.get((row["model"], row["question_id"], row["turn"]))
+        grouped[row["question_id"]].append({**row, "verdict": verdict})
+    questions = []
+    for question, own in grouped.items():
+        turns: dict[int, list[dict]] = defaultdict(list)
+        for row in own:
+            turns[row["turn"]].append(row)
+        questions.append({"id": question, "category": own[0]["category"], "turns": list(turns.values())})
+    return {"stored": stored, "questions": questions}
+
+
+def harness_table(folder: Path) -> dict | None:
+    """{"rows": the harness' results, "differences": paired ones}, or None where no benchmark was run."""
+    path = folder / "harness.jsonl"
+    if not path.is_file():
+        return None
+    rows = read_lines(path)
+    pairs = comparisons(list(dict.fromkeys(row["model"] for row in rows)))
+    return {"rows": rows, "differences": benchmarks.compare(rows, pairs)}
+
+
+def paper_tables(folder: Path) -> list[tuple[int, tuple]]:
+    """Tables 3 and 4 of the paper beside this run."""
+    return [(3, paper.table_3(folder)), (4, paper.table_4(folder))]
+
+
 def draw(name: str, scores: Mapping[str, Mapping[str, Interval]], ax) -> None:
     """Bars with intervals of one metric for all models, drawn on `ax`."""
     metric = METRICS[name]
     plots.bars(
-        {MODELS[model]: scores[model][name] for model in scores},
+        {title(model): scores[model][name] for model in scores},
         share=metric.share,
         digits=metric.digits,
         title=metric.title,
@@ -90,16 +174,17 @@ def findings(scores: dict, differences: dict, language: str) -> list[str]:
     """The main results as sentences; each says whether the interval settles it."""
 
     def shares(name: str) -> str:
-        return ", ".join(f"{MODELS[model]} {written(found[name], METRICS[name])}" for model, found in scores.items())
+        return ", ".join(f"{title(model)} {written(found[name], METRICS[name])}" for model, found in scores.items())
 
     sentences = [
         f"Answers in {language}: {shares('target_language_share')}.",
         f"Answers that stop by themselves: {shares('stop_share')}.",
     ]
-    for (earlier, later), name in zip(COMPARISONS, ("nll_per_token", "preference_accuracy"), strict=True):
+    for earlier, later in comparisons(list(scores)):
+        name = "preference_accuracy" if later == "dpo" else "nll_per_token"
         change, metric = differences[f"{later}-{earlier}"][name], METRICS[name]
         sentences.append(
-            f"{metric.title}: {MODELS[later]} minus {MODELS[earlier]} {written(change, metric, change=True)} "
+            f"{metric.title}: {title(later)} minus {title(earlier)} {written(change, metric, change=True)} "
             f"({span(change, metric, change=True)}): {verdict(change, metric)}."
         )
     return sentences
@@ -156,7 +241,8 @@ def environment() -> Environment:
         span=span,
         verdict=verdict,
         better=BETTER,
-        model_names=MODELS,
+        title=title,
+        pair_title=pair_title,
         catalogue=METRICS,
         colours=plots.MODEL_COLOURS,
     )

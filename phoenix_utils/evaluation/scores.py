@@ -16,6 +16,7 @@ import numpy as np
 
 from phoenix_utils import mt_metrics
 from phoenix_utils.evaluation import metrics
+from phoenix_utils.evaluation.contenders import comparisons
 from phoenix_utils.statistics import (
     Interval,
     Statistic,
@@ -26,8 +27,6 @@ from phoenix_utils.statistics import (
     median,
     ratio,
 )
-
-COMPARISONS = (("base", "sft"), ("sft", "dpo"))
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def evaluate(answers: Iterable[dict], logprobs: Iterable[dict], samples: int, se
         "base_prompts", "preference", "chrf_signature"}; a difference is the later model minus the earlier.
     """
     answered, scored = _by_model(answers), _by_model(logprobs)
-    base_prompt, tried = choose_base_prompt(scored["base"])
+    base_prompt, tried = choose_base_prompt(scored.get("base", []))
     measures = {
         model: {
             **answer_measures(answered[model]),
@@ -125,7 +124,7 @@ def evaluate(answers: Iterable[dict], logprobs: Iterable[dict], samples: int, se
         f"{later}-{earlier}": {
             name: paired(measures[earlier][name], measures[later][name], samples, seed).as_dict() for name in METRICS
         }
-        for earlier, later in COMPARISONS
+        for earlier, later in comparisons(list(measures))
     }
     return scores, {
         "paired": differences,
@@ -180,10 +179,14 @@ def likelihood_measures(rows: list[dict], template: str) -> dict[str, Measure]:
 
 
 def choose_base_prompt(rows: list[dict]) -> tuple[str, dict[str, float | None]]:
-    """Which prompt the base predicts references better behind ("chat" or "plain"), and its nats for each."""
+    """Which prompt the base predicts references better behind ("chat" or "plain"), and its nats for each on the
+    conversations that were tried with both."""
+    references = [row for row in rows if row["kind"] == "reference"]
+    units = [{row["prompt_id"] for row in references if row["template"] == t} for t in ("chat", "plain")]
     tried = {}
     for template in ("chat", "plain"):
-        found = [row for row in rows if row["kind"] == "reference" and row["template"] == template]
+        both = units[0] & units[1] or units[0] | units[1]
+        found = [row for row in references if row["template"] == template and row["prompt_id"] in both]
         tokens = sum(row["tokens"] for row in found)
         tried[template] = -sum(row["logprob"] for row in found) / tokens if tokens else None
     known = {template: value for template, value in tried.items() if value is not None}
@@ -207,12 +210,14 @@ def preference_views(scored: dict[str, list[dict]], samples: int, seed: int) -> 
         model: accuracy(*(_column(rows, side, mean=True) for side in ("chosen", "rejected")))
         for model, rows in scored.items()
     }
-    rewards = [
-        np.subtract(_column(scored["dpo"], side), _column(scored["sft"], side)) for side in ("chosen", "rejected")
-    ]
-    chosen, rejected = (_column(scored["sft"], side, key="tokens") for side in ("chosen", "rejected"))
+    reward = None
+    if {"sft", "dpo"} <= scored.keys():
+        change = [np.subtract(_column(scored["dpo"], s), _column(scored["sft"], s)) for s in ("chosen", "rejected")]
+        reward = accuracy(*change)
+    some = scored.get("sft") or next(iter(scored.values()))
+    chosen, rejected = (_column(some, side, key="tokens") for side in ("chosen", "rejected"))
     shorter = statistics.mean(metrics.preferred(rejected, chosen)) if chosen else None
-    return {"by_mean": means, "dpo_reward": accuracy(*rewards), "shorter_chosen": shorter}
+    return {"by_mean": means, "dpo_reward": reward, "shorter_chosen": shorter}
 
 
 def _column(rows: list[dict], kind: str, key: str = "logprob", mean: bool = False) -> list[float]:

@@ -1,5 +1,7 @@
 """Settings of the evaluation stage; the defaults are the `mini` profile's values."""
 
+from typing import Any
+
 from pydantic import Field
 
 from phoenix_utils.profile import StageSettings
@@ -11,13 +13,19 @@ class EvaluationSettings(StageSettings):
     How the models answer
         `max_new_tokens`, `temperature`, `repetition_penalty` hold for all three models alike.
     What is measured
-        `max_prompts`, `bootstrap_samples`.
-    Named for later
-        `judge`, `judge_base_url`, `mt_bench` and `harness_tasks` are part of a profile from the start, so
-        that a run says which judge and tasks it means. This version does not run them; report and notebook
-        say so.
+        `models`, `max_prompts`, `bootstrap_samples`.
+    MT-Bench and its judge
+        `mt_bench`, `mt_bench_questions`, `judge`, `judge_base_url`, `judge_concurrency`, `judge_prices`,
+        `judge_budget`, `judge_pairs`.
+    Benchmarks
+        `harness_tasks`, `harness_shots`, `harness_limit`.
     """
 
+    models: list[str] = Field(
+        ["base", "sft", "dpo"],
+        min_length=1,
+        description="whom to evaluate: base, sft and dpo of this run, and any hub id or local folder",
+    )
     max_new_tokens: int = Field(192, ge=1, description="longest answer in tokens; a longer one is cut and counted")
     temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token (greedy), above 0 samples")
     repetition_penalty: float = Field(
@@ -29,22 +37,41 @@ class EvaluationSettings(StageSettings):
         description="most prompts to answer, taken evenly from conversations and questions; null for all",
     )
     bootstrap_samples: int = Field(2000, ge=100, description="draws behind each interval")
-    judge: str | None = Field(
-        None,
-        description="model that judges MT-Bench answers, behind an OpenAI-compatible server; not run yet",
+    judge: str | None = Field(None, description="model that scores MT-Bench answers, null for none")
+    judge_base_url: str | None = Field(
+        None, description="address of the judge's server with its /v1; null loads a hub id here, or asks OpenAI"
     )
-    judge_base_url: str | None = Field(None, description="address of the judge's server; not run yet")
-    mt_bench: str | None = Field(None, description="source of MT-Bench questions, a hub id or a file; not run yet")
-    harness_tasks: list[str] = Field([], description="lm-evaluation-harness tasks to measure; not run yet")
+    judge_concurrency: int = Field(8, ge=1, description="requests to the judge at once")
+    judge_prices: list[float] = Field(
+        [0.0, 0.0], min_length=2, max_length=2, description="price of a million tokens read, and of a million written"
+    )
+    judge_budget: float | None = Field(None, ge=0, description="most that judging may cost, null for no cap")
+    judge_pairs: bool = Field(False, description="also let the judge compare models two by two, in both orders")
+    mt_bench: str | None = Field(None, description="MT-Bench questions, a hub id or a file; null for the packaged ones")
+    mt_bench_questions: int | None = Field(
+        0, ge=0, description="how many of them to answer in all their turns; 0 for none, null for all"
+    )
+    harness_tasks: list[str] = Field(
+        ["phoenix_mc_de", "phoenix_grammar_de"], description="tasks of lm-evaluation-harness"
+    )
+    harness_shots: int | None = Field(None, ge=0, description="examples before each question; null as the task's card")
+    harness_limit: int | None = Field(20, ge=1, description="most rows of each task, null for all")
+
+    def fingerprint_values(self) -> dict[str, Any]:
+        """All that decides the result: what judging may cost and how many requests run at once do not."""
+        return {
+            key: value
+            for key, value in super().fingerprint_values().items()
+            if key not in ("judge_budget", "judge_concurrency")
+        }
 
     def not_run(self) -> list[str]:
-        """One sentence for each thing that the settings name and that this version does not run yet."""
-        named = []
-        if self.mt_bench or self.judge:
-            judge = f"judged by {self.judge}" if self.judge else "without a judge"
-            source = self.mt_bench or "the packaged questions"
-            named.append(f"MT-Bench ({source}, {judge}) is named in the settings and not run by this version.")
-        if self.harness_tasks:
-            tasks = ", ".join(self.harness_tasks)
-            named.append(f"The harness tasks {tasks} are named in the settings and not run by this version.")
-        return named
+        """One sentence for each thing that a reader might look for in vain."""
+        sentences = []
+        if self.mt_bench_questions == 0:
+            sentences.append("MT-Bench was not run: mt_bench_questions is 0.")
+        elif not self.judge:
+            sentences.append("MT-Bench answers were not judged, since no judge is named: read them, or vote.")
+        if not self.harness_tasks:
+            sentences.append("No benchmarks were run: harness_tasks is empty.")
+        return sentences

@@ -5,11 +5,13 @@ Each function takes the stage's folder as `run` returned it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phoenix_utils import plots
 from phoenix_utils.evaluation import report
+from phoenix_utils.evaluation.benchmarks import CARDS
 from phoenix_utils.evaluation.scores import METRICS
 
 if TYPE_CHECKING:
@@ -30,7 +32,33 @@ def scores_table(folder: Path) -> Fragment:
 
 def differences_table(folder: Path) -> Fragment:
     """Paired differences SFT - base and DPO - SFT with intervals and what they allow to say."""
-    return _fragment("differences_table", report.load_scores(folder)[1])
+    scores, differences = report.load_scores(folder)
+    return _fragment("differences_table", differences, list(scores))
+
+
+def judged_table(folder: Path) -> Fragment:
+    """What the judge said of each model, with intervals, missing verdicts and biases; or that none was asked."""
+    parts = report.judged_parts(folder)
+    if not parts or not parts["stored"]:
+        return Fragment("<p>No judge was asked in this run.</p>")
+    return _fragment("judged_table", parts["stored"])
+
+
+def harness_table(folder: Path) -> Fragment:
+    """The harness' results of all models with and without chat template, and paired differences."""
+    found = report.harness_table(folder)
+    return _fragment("harness_table", found) if found else Fragment("<p>No benchmarks were run.</p>")
+
+
+def task_cards(tasks: Sequence[str]) -> Fragment:
+    """What tasks of the harness are worth, as far as this project has a card for them."""
+    return _fragment("cards", [(name, CARDS[name]) for name in tasks if name in CARDS])
+
+
+def paper_table(folder: Path, number: int) -> Fragment:
+    """Table 3 or 4 of the paper as printed, beside this run, with notes to the cells."""
+    heads, rows = dict(report.paper_tables(folder))[number]
+    return _fragment("paper_table", number, heads, rows, report.paper.notes(rows))
 
 
 def answers_side_by_side(
@@ -64,8 +92,7 @@ def plot_differences(folder: Path, metric: str) -> Axes:
     """The two paired differences of one metric as points with intervals around zero."""
     _, differences = report.load_scores(folder)
     named = {
-        " − ".join(report.MODELS[model] for model in pair.split("-")): found[metric]
-        for pair, found in differences.items()
+        report.pair_title(pair, report.load_scores(folder)[0]): found[metric] for pair, found in differences.items()
     }
     about = METRICS[metric]
     unit = "percentage points" if about.share else "difference"

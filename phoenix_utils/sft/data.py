@@ -10,13 +10,12 @@ import pyarrow as pa
 from datasets import Dataset
 
 from phoenix_utils import artifacts, chat, tables
+from phoenix_utils.batches import IGNORED
 from phoenix_utils.errors import PhoenixError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The label of a token without loss, as torch's cross entropy and TRL spell it.
-IGNORED = -100
 TOKENS = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 
 

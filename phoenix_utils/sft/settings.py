@@ -6,16 +6,19 @@ from typing import Literal
 from pydantic import Field
 
 from phoenix_utils.artifacts import stage_path
-from phoenix_utils.profile import StageSettings
+from phoenix_utils.training_settings import AdapterSettings, LearningRate, SaveSteps
 
 
-class SftSettings(StageSettings):
+class SftSettings(AdapterSettings):
     """How the base model is fine-tuned on the kept conversations, spelled as TRL and transformers spell it.
 
     What is trained
         `method`, `lora_r`, `lora_alpha`, `lora_dropout`, `dtype`.
     What it is trained on
-        `max_length`, `packing`.
+        `max_length`, `chat_template`, `packing`.
+    When it stops
+        with `eval_share` the checkpoint with the lowest loss on the rows set aside is what is kept, and
+        `early_stopping_patience` ends a run that no longer lowers it.
     Batches and steps
         `global_batch` rows make one optimizer step on any hardware; `per_device_train_batch_size` only says
         how many of them are in memory at once, and gradient accumulation makes up the rest.
@@ -25,7 +28,10 @@ class SftSettings(StageSettings):
         "lora", description="lora trains an adapter, qlora the same on 4-bit base weights, full every weight"
     )
     max_length: int = Field(
-        1024, ge=16, description="longest conversation in tokens; longer ones are left out, never cut"
+        640, ge=16, description="longest conversation in tokens; longer ones are left out, never cut"
+    )
+    chat_template: Literal["zephyr", "chatml", "own"] = Field(
+        "zephyr", description="how turns become text: zephyr, chatml, or the model's own template"
     )
     packing: bool = Field(
         False,
@@ -38,26 +44,14 @@ class SftSettings(StageSettings):
         description="most rows in one device's memory at once; accumulation makes up the global batch",
     )
     num_train_epochs: float = Field(2.0, gt=0, description="times that every row is seen")
-    learning_rate: float = Field(3e-4, gt=0, description="highest learning rate")
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        "cosine", description="how the learning rate falls after the warmup"
+    learning_rate: LearningRate = 3e-4
+    save_steps: SaveSteps = 5
+    eval_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the conversations set aside to measure the loss on at each checkpoint"
     )
-    warmup_steps: float = Field(
-        0.1, ge=0, description="steps over which the learning rate rises; below 1 a share of all steps"
+    early_stopping_patience: int = Field(
+        0, ge=0, description="checkpoints without a lower loss on them after which training stops; 0 never stops early"
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, description="longest gradient; a longer one is shortened to it")
-    lora_r: int = Field(16, ge=1, description="rank of the adapter's matrices")
-    lora_alpha: int = Field(32, ge=1, description="scale of the adapter, applied as lora_alpha / lora_r")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapter's matrices")
-    gradient_checkpointing: bool = Field(
-        False, description="compute activations twice to keep fewer; for models that need the memory"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="number type to compute in; auto chooses by the hardware and says why"
-    )
-    save_steps: int = Field(5, ge=1, description="steps between checkpoints to resume from")
-    logging_steps: int = Field(1, ge=1, description="steps between lines of log.jsonl")
 
 
 def stage_inputs(settings: SftSettings) -> dict[str, Path | str]:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from datasets import Dataset
+from transformers import EarlyStoppingCallback
 from trl import SFTConfig, SFTTrainer
 
-from phoenix_utils import artifacts, batches, chat, hardware, lm_head, models, training
+from phoenix_utils import artifacts, batches, chat, hardware, lm_head, models, processes, training
+from phoenix_utils.errors import PhoenixError
 from phoenix_utils.sft.data import read_conversations, tokenize
 from phoenix_utils.sft.settings import SftSettings, stage_inputs
 
@@ -28,23 +31,23 @@ def run(settings: SftSettings) -> dict[str, Any]:
     """
     inputs = stage_inputs(settings)
     with (
-        artifacts.open_stage("sft", settings, inputs) as stage,
+        processes.open_stage("sft", settings, inputs) as stage,
         training.quiet(),
         lm_head.fast_on_cpu(),
     ):
         if stage.is_complete:
             return artifacts.read_json(stage.folder / "metrics.json")
         languages = (settings.source_language, settings.language)
-        tokenizer = chat.apply_template(models.load_tokenizer(settings.model, languages))
+        tokenizer = chat.apply_template(models.load_tokenizer(settings.model, languages), settings.chat_template)
         dataset, too_long = tokenize(
             read_conversations(inputs["chat"]),
             tokenizer,
             settings.max_length,
-            stage.folder / "checkpoints" / "tokens.arrow",
+            stage.folder / "checkpoints" / f"tokens_{processes.rank()}.arrow",
         )
         stage.count("rows", len(dataset))
         stage.count("rows_too_long", too_long)
-        trainer = build_trainer(settings, stage, tokenizer, dataset)
+        trainer = build_trainer(settings, stage, tokenizer, *set_aside(dataset, settings))
         metrics = training.train(trainer, stage)
         metrics = {"rows": len(dataset), "rows_too_long": too_long, **metrics}
         training.save_trained(
@@ -56,6 +59,8 @@ def run(settings: SftSettings) -> dict[str, Any]:
             languages=list(languages),
             data=stage.manifest["inputs"]["chat"],
         )
+        if processes.rank() > 0:
+            return metrics
         artifacts.write_json(stage.folder / "metrics.json", metrics)
         stage.count("steps", metrics["steps"])
         stage.count("tokens", metrics["tokens"])
@@ -63,7 +68,28 @@ def run(settings: SftSettings) -> dict[str, Any]:
     return metrics
 
 
-def build_trainer(settings: SftSettings, stage: artifacts.StageRun, tokenizer: Any, dataset: Any) -> Trainer:
+def set_aside(dataset: Dataset, settings: SftSettings) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on, and those that only the loss is measured on (none without `eval_share`).
+
+    Raises PhoenixError where that leaves nothing on one side, or `early_stopping_patience` has nothing to go by.
+    """
+    if not settings.eval_share:
+        if settings.early_stopping_patience:
+            raise PhoenixError("early_stopping_patience needs rows to measure on; set eval_share, say to 0.1")
+        return dataset, None
+    held_out = round(len(dataset) * settings.eval_share)
+    if not 0 < held_out < len(dataset):
+        raise PhoenixError(
+            f"eval_share {settings.eval_share:g} of {len(dataset)} rows sets {held_out} aside; at least one has to be "
+            "measured on and one trained on"
+        )
+    parts = dataset.train_test_split(held_out, seed=settings.seed)
+    return parts["train"], parts["test"]
+
+
+def build_trainer(
+    settings: SftSettings, stage: artifacts.StageRun, tokenizer: Any, dataset: Any, held_out: Any = None
+) -> Trainer:
     """TRL's trainer for these settings on this machine, its adapter already on the model."""
     machine = hardware.describe()
     dtype = training.resolve_dtype(settings.dtype, machine)
@@ -82,15 +108,21 @@ def build_trainer(settings: SftSettings, stage: artifacts.StageRun, tokenizer: A
             model, lora_r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout
         )
     arguments = trainer_keywords(settings, stage, dtype, machine)
+    callbacks = training.callbacks(settings, stage)
+    if settings.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer = Trainer(
         model=model,
         args=SFTConfig(**arguments),
         train_dataset=dataset,
+        eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[training.Reporter(stage)],
+        callbacks=callbacks,
     )
     training.keep_trainable_float32(trainer.model, dtype)
+    if settings.method == "lora":
+        training.round_frozen(trainer.model, dtype, machine)
     return trainer
 
 
@@ -99,7 +131,15 @@ def trainer_keywords(
 ) -> dict[str, Any]:
     """What SFTConfig is built from."""
     plan = training.noted_plan(settings, stage, machine, "rows")
+    measured = {
+        "eval_strategy": "steps",
+        "eval_steps": settings.save_steps,
+        "per_device_eval_batch_size": plan.per_device,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+    }
     return {
+        **(measured if settings.eval_share else {}),
         **training.trainer_arguments(settings, stage.folder, plan, dtype, machine),
         "packing": settings.packing,
         # Nothing is longer than max_length by now; without packing, TRL need not look again.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from phoenix_utils import artifacts, chat, plots, token_view, training
+from phoenix_utils import artifacts, chat, hardware, memory, plots, token_view, training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,13 +35,47 @@ def draw_lengths(counts: Sequence[tuple[int, int]], settings: SftSettings) -> Ax
 
 
 def draw_loss(settings: SftSettings) -> Axes:
-    """The training loss of a run, step by step."""
+    """The training loss of a run, step by step, and the loss on rows set aside where there are any."""
     folder = artifacts.stage_path(settings.run_dir, "sft")
+    curves = {"sft": training.read_curve(folder), "set aside": training.read_curve(folder, "eval_loss")}
     return plots.curve(
-        {"sft": training.read_curve(folder)},
+        {name: points for name, points in curves.items() if points},
         title="The loss falls",
         x="optimizer step",
         y="loss (nats per token)",
+    )
+
+
+def draw_schedules(schedules: dict[str, tuple[str, int, float]], warmup: float = 0.1) -> Axes:
+    """Learning rate as a share of its highest over the course of a run; {name: (kind, steps, highest rate)}."""
+    import torch
+    from transformers import get_scheduler
+
+    series = {}
+    for name, (kind, steps, rate) in schedules.items():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = get_scheduler(kind, optimizer, round(warmup * steps), steps)
+        points = []
+        for step in range(steps):
+            points.append((step / steps, scheduler.get_last_lr()[0]))
+            optimizer.step()
+            scheduler.step()
+        series[f"{name}: {kind}, {steps} steps, at most {rate:g}"] = points
+    return plots.curve(
+        series, title="A warmup, then down to zero", x="share of the run", y="learning rate, share of the highest"
+    )
+
+
+def draw_memory(settings: SftSettings, machine: hardware.Hardware) -> Axes:
+    """What each way to train would need on this machine with these settings, at the most."""
+    needed = {
+        method: memory.estimate_stage_gb("sft", settings.model_copy(update={"method": method}), machine)
+        for method in ("full", "lora", "qlora")
+    }
+    return plots.bars(
+        {method: math.nan if size is None else size for method, size in needed.items()},
+        title="Memory of one training step, by method",
+        label="GB, if every row were max_length long",
     )
 
 

@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "adapt_settings": ["AdaptSettings"],
         "adapt": ["adapt_and_measure", "choose_pairs", "pair_tokens", "read_samples"],
+        "measure": ["scores", "sentence_chrf", "translate_sets"],
         "parallel": ["held_out_page", "read_parallel"],
         "store": ["SegmentStore"],
         "report": ["segment_rows", "segment_table", "segment_view", "translation_summary"],

@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from phoenix_utils import artifacts, corpora, hardware, lm_head, models, tables, training
-from phoenix_utils.batches import BatchPlan
+from phoenix_utils.batches import IGNORED, BatchPlan
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation import measure, parallel, prompts
@@ -33,7 +33,6 @@ from phoenix_utils.translation.parallel import ParallelRow, Rejected
 from phoenix_utils.translation.settings import TranslationSettings
 from phoenix_utils.translation.translator import Translator
 
-IGNORED = -100
 # Rows are sorted by length inside windows of so many, so that batches are even and still random.
 WINDOW = 512
 # Fractions of the training after which the set-aside sentences are translated.
@@ -398,7 +397,7 @@ def build_trainer(
             model, lora_r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout
         ),
         callbacks=[
-            training.Reporter(stage),
+            *training.callbacks(settings, stage),
             Samples(settings, tokenizer, samples, stage.folder / "samples.jsonl"),
         ],
     )

@@ -1,15 +1,14 @@
 """Settings of the translator's own training; the defaults are a small run on the project's own pairs."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
-from phoenix_utils import corpora
-from phoenix_utils.profile import StageSettings
+from phoenix_utils import sources
+from phoenix_utils.training_settings import AdapterSettings, LearningRate, SaveSteps
 
 
-class AdaptSettings(StageSettings):
+class AdaptSettings(AdapterSettings):
     """How a base model becomes a translator (ALMA's recipe: Xu et al. 2023). Here `model` is that base model.
 
     The translator's direction is `source_language` to `language`. The full run is `profiles/adapt_en_de.yaml`.
@@ -39,26 +38,8 @@ class AdaptSettings(StageSettings):
     )
     batch_tokens: int = Field(1024, ge=64, description="most tokens, padding included, in one optimizer step")
     num_train_epochs: int = Field(1, ge=1, description="times that every pair is seen")
-    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        "cosine", description="how the learning rate falls after the warmup"
-    )
-    warmup_steps: float = Field(
-        0.1, ge=0, description="steps over which the learning rate rises; below 1 a share of all steps"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, description="longest gradient; a longer one is shortened to it")
-    lora_r: int = Field(16, ge=1, description="rank of the adapter's matrices")
-    lora_alpha: int = Field(32, ge=1, description="scale of the adapter, applied as lora_alpha / lora_r")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapter's matrices")
-    gradient_checkpointing: bool = Field(
-        False, description="compute activations twice to keep fewer; for models that need the memory"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="number type to compute in; auto chooses by the hardware and says why"
-    )
-    save_steps: int = Field(25, ge=1, description="steps between checkpoints to resume from")
-    logging_steps: int = Field(1, ge=1, description="steps between lines of log.jsonl")
+    learning_rate: LearningRate = 1e-3
+    save_steps: SaveSteps = 25
     sample_pairs: int = Field(8, ge=2, description="pairs set aside to look at while it trains")
     measure_rows: int = Field(24, ge=2, description="pairs of each measured set, translated before and after")
 
@@ -69,7 +50,7 @@ def stage_inputs(settings: AdaptSettings) -> dict[str, Path | str]:
     for number, name in enumerate(settings.pairs):
         path = Path(name).expanduser()
         if name == "package:pairs":
-            found[f"pairs_{number}"] = corpora.packaged(
+            found[f"pairs_{number}"] = sources.packaged(
                 f"pairs_train.{settings.source_language}-{settings.language}.jsonl"
             )
         elif path.exists():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from phoenix_utils import artifacts, corpora, hardware
+from phoenix_utils import artifacts, corpora, hardware, sources
 from phoenix_utils.hardware import Hardware
 from phoenix_utils.profile import HardwareNeeds
 from phoenix_utils.translation import cost
@@ -56,7 +56,7 @@ def volume(settings: TranslationSettings) -> Volume:
 
 
 def _part(source: str, kind: str, max_rows: int | None) -> Volume:
-    if not corpora.is_hub_name(source):
+    if not sources.is_hub_name(source):
         return _counted(source, kind, max_rows)
     name, _, split = source.partition(":")
     if name not in KNOWN_ROWS or (split and not split.startswith("train")):

@@ -90,7 +90,7 @@ def rows(
     found = []
     for name, measured in sets.items():
         for (source, reference), first, second in zip(measured, before[name], after[name], strict=True):
-            one, other = (_own_chrf(h.text, reference) for h in (first, second))
+            one, other = (sentence_chrf(h.text, reference) for h in (first, second))
             found.append(
                 {
                     "set": name,
@@ -105,5 +105,6 @@ def rows(
     return found
 
 
-def _own_chrf(text: str, reference: str) -> float:
+def sentence_chrf(text: str, reference: str) -> float:
+    """chrF of one translation, 0 to 100: good for sorting, too noisy to judge a translator by."""
     return float(mt_metrics.chrf(_chrf_counts([text], [reference]))(np.ones((1, 1)))[0])

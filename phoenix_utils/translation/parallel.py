@@ -15,7 +15,7 @@ from html.parser import HTMLParser
 from itertools import zip_longest
 from pathlib import Path
 
-from phoenix_utils import corpora, pairs
+from phoenix_utils import corpora, pairs, sources
 from phoenix_utils.errors import PhoenixError
 
 DEBIAN_HELP = "debian:libreoffice-help"
@@ -126,7 +126,7 @@ def _columns(names: list[str], source: str, target: str) -> tuple[int, int, int 
 
 
 def _records(name: str, source: str, target: str) -> Iterator[ParallelRow]:
-    for place, row in corpora.raw_rows(name, "parallel"):
+    for place, row in sources.raw_rows(name, "parallel"):
         values = row["translation"] if isinstance(row.get("translation"), dict) else row
         names = list(values)
         columns = _columns(names, source, target)

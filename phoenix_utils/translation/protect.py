@@ -151,16 +151,20 @@ def restore(masked: Masked, translation: str) -> tuple[str, str]:
 
     The fault says in words what was lost, doubled or invented.
     """
+    if fault := (_masks_fault(masked, translation) if masked.masks else "") or _marks_fault(masked.text, translation):
+        return "", fault
+    return _filled(masked, translation) if masked.masks else translation, ""
+
+
+def _masks_fault(masked: Masked, translation: str) -> str:
+    """Whether every mask stands in the translation once, and no other."""
     found = Counter(_MASK_LIKE.findall(translation))
     for hidden, span in zip(masked.masks, masked.spans, strict=True):
         if found[hidden] != 1:
-            return "", f"lost {span}" if not found[hidden] else f"{span} stands there {found[hidden]} times"
-    known = set(masked.masks)
-    if invented := [name for name in found if known and name[0] == masked.masks[0][0] and name not in known]:
-        return "", f"{invented[0]} stands for nothing"
-    if fault := _marks_fault(masked.text, translation):
-        return "", fault
-    return _filled(masked, translation), ""
+            return f"lost {span}" if not found[hidden] else f"{span} stands there {found[hidden]} times"
+    known, letter = set(masked.masks), masked.masks[0][0]
+    invented = next((name for name in found if name[0] == letter and name not in known), None)
+    return f"{invented} stands for nothing" if invented else ""
 
 
 def _filled(masked: Masked, translation: str) -> str:

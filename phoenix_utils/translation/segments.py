@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from phoenix_utils.translation.protect import Masked, mask, protected_spans, restore
@@ -30,6 +30,8 @@ _KEPT_HTML = re.compile(r"\s*<(?:script|style|pre|textarea|svg|!--|[?!])", re.IG
 _DEFINITION = re.compile(r"^ {0,3}\[(?!\^)[^\]\n]{1,200}\]:\s*\S+")
 # Indentation, then any mixture of quotation, heading, list and task marks.
 _LINE_MARK = re.compile(r"^\s*(?:(?:>|#{1,6}|[-*+•]|\d{1,9}[.)]|\[[ xX]\]|\[\^[^\]\s]{1,50}\]:)\s+)*")
+# What sets columns or pages apart: a translator would read a space.
+_SEPARATORS = re.compile(r"[\t\x0b\x0c\x1c-\x1f\x85\u2028\u2029]+")
 _CELL_EDGE = re.compile(r"(?<!\\)\|")
 # Emphasis around a whole segment belongs to its place, not to its words.
 _WRAPPED = re.compile(r"^(\*{1,3}|_{1,3}|~~)(?=[^\s*_~])(.+)(?<=[^\s*_~])\1([.:!?]?)$", re.DOTALL)
@@ -144,20 +146,27 @@ def _split_line(document: Document, line: str, language: str, max_chars: int, is
     rest = line[start:]
     if start:
         document.pieces.append(line[:start])
-    if is_row or (rest.startswith("|") and rest.rstrip().endswith("|")):
-        spans = protected_spans(rest)
-        at = 0
-        for edge in _CELL_EDGE.finditer(rest):
-            if not any(first <= edge.start() < last for first, last in spans):
-                _add(document, rest[at : edge.start()])
-                document.pieces.append("|")
-                at = edge.end()
-        _add(document, rest[at:])
-    elif len(rest) > max_chars:
-        for part in _sentences(rest, language, max_chars):
+    is_row = is_row or (rest.startswith("|") and rest.rstrip().endswith("|"))
+    for part, edge in _cut_at(_CELL_EDGE if is_row else _SEPARATORS, rest):
+        if len(part) > max_chars and not is_row:
+            for run in _sentences(part, language, max_chars):
+                _add(document, run)
+        else:
             _add(document, part)
-    else:
-        _add(document, rest)
+        if edge:
+            document.pieces.append(edge)
+
+
+def _cut_at(edges: re.Pattern, text: str) -> Iterator[tuple[str, str]]:
+    """The text between `edges`, each with the edge behind it; those inside protected text are none."""
+    at = 0
+    if edges.search(text):
+        spans = protected_spans(text)
+        for edge in edges.finditer(text):
+            if not any(first <= edge.start() < last for first, last in spans):
+                yield text[at : edge.start()], edge[0]
+                at = edge.end()
+    yield text[at:], ""
 
 
 def _add(document: Document, text: str) -> None:

@@ -52,6 +52,9 @@ class TranslationSettings(StageSettings):
     batch_tokens: int = Field(32768, ge=256, description="tokens in one batch of the transformers engine")
     load_in_4bit: bool = Field(False, description="load the translator in NF4 (bitsandbytes), for small GPUs")
     num_gpus: int = Field(1, ge=1, description="GPUs that one vllm engine spreads the translator over")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="EUR that an hour of this machine costs, for the cost so far; None shows none"
+    )
 
     @field_validator("num_beams")
     @classmethod
@@ -73,9 +76,9 @@ class TranslationSettings(StageSettings):
         return base_url
 
     def fingerprint_values(self) -> dict[str, Any]:
-        """The values that decide the result; where a server stands and how busy it is kept do not."""
+        """The values that decide the result; a server's address, how busy it is kept and what it costs do not."""
         return {
             name: value
             for name, value in super().fingerprint_values().items()
-            if name not in ("base_url", "concurrency")
+            if name not in ("base_url", "concurrency", "price_per_hour")
         }

@@ -10,27 +10,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.translation.translator import Translation
 
-# `translator` is a fingerprint of everything that decides a translation; stores of the same one can share.
+# `translator` is a fingerprint of everything that decides a translation; stores of the same one can share. Rows stand
+# in the order of the corpus in both tables: whoever goes through the corpus again reads the file from front to back.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS segments (
-    key BLOB PRIMARY KEY, text TEXT NOT NULL, length INTEGER NOT NULL,
-    translation TEXT, finish_reason TEXT, mean_logprob REAL, attempt TEXT, fault TEXT
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS pending ON segments (length DESC, key) WHERE translation IS NULL;
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, text TEXT NOT NULL, length INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS done (
+    id INTEGER PRIMARY KEY,
+    translation TEXT NOT NULL, finish_reason TEXT, mean_logprob REAL, attempt TEXT, fault TEXT
+);
 CREATE TABLE IF NOT EXISTS about (translator TEXT PRIMARY KEY);
 """
 _COLUMNS = "translation, finish_reason, mean_logprob, attempt, fault"
 _TAKE_OVER = f"""
-UPDATE segments SET ({_COLUMNS}) = (SELECT {_COLUMNS} FROM other.segments AS theirs WHERE theirs.key = segments.key)
-WHERE translation IS NULL AND EXISTS (
-    SELECT 1 FROM other.segments AS theirs WHERE theirs.key = segments.key AND theirs.translation IS NOT NULL
-)
+INSERT OR IGNORE INTO done (id, {_COLUMNS})
+SELECT mine.id, {_COLUMNS}
+FROM segments AS mine
+JOIN other.segments AS theirs ON theirs.key = mine.key
+JOIN other.done AS found ON found.id = theirs.id
 """
 # SQLite takes at most 32,766 values in one statement; a row's segments are far fewer, a long document's may not be.
 _AT_ONCE = 10_000
@@ -51,6 +55,7 @@ class SegmentStore:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = NORMAL")
             self.connection.executescript(SCHEMA)
+            self.connection.execute("SELECT id, key, text, length FROM segments LIMIT 0")  # of this version
             self.connection.execute("INSERT OR IGNORE INTO about VALUES (?)", (translator,))
             self.connection.commit()
         except sqlite3.DatabaseError as error:
@@ -95,18 +100,24 @@ class SegmentStore:
         finally:
             self.connection.execute("DETACH DATABASE other")
 
-    def pending(self, limit: int = 4096) -> list[str]:
-        """Segments without a translation, longest first, at most `limit`."""
-        rows = self.connection.execute(
-            "SELECT text FROM segments WHERE translation IS NULL ORDER BY length DESC, key LIMIT ?", (limit,)
-        )
-        return [text for (text,) in rows]
+    def pending(self, limit: int) -> Iterator[list[str]]:
+        """Windows of at most `limit` segments without a translation, in the order of the corpus.
+
+        Each window is asked for when the one before has been put; nothing is given twice.
+        """
+        last = -1
+        while rows := self.connection.execute(
+            "SELECT id, text FROM segments WHERE id > ? AND id NOT IN (SELECT id FROM done) ORDER BY id LIMIT ?",
+            (last, limit),
+        ).fetchall():
+            last = rows[-1][0]
+            yield [text for _, text in rows]
 
     def put(self, texts: Iterable[str], translations: Iterable[Translation]) -> None:
         """Keep the translations of `texts`; committed when this returns."""
         with self.connection:
             self.connection.executemany(
-                f"UPDATE segments SET ({_COLUMNS}) = (?, ?, ?, ?, ?) WHERE key = ?",
+                f"INSERT OR REPLACE INTO done (id, {_COLUMNS}) SELECT id, ?, ?, ?, ?, ? FROM segments WHERE key = ?",
                 (
                     (done.text, done.finish_reason, done.mean_logprob, done.attempt, done.fault, segment_key(text))
                     for text, done in zip(texts, translations, strict=True)
@@ -120,8 +131,10 @@ class SegmentStore:
         for start in range(0, len(keys), _AT_ONCE):
             wanted = keys[start : start + _AT_ONCE]
             marks = ", ".join("?" * len(wanted))
-            rows = self.connection.execute(f"SELECT key, {_COLUMNS} FROM segments WHERE key IN ({marks})", wanted)
-            found.update((key, Translation(*columns)) for key, *columns in rows if columns[0] is not None)
+            rows = self.connection.execute(
+                f"SELECT key, {_COLUMNS} FROM segments JOIN done USING (id) WHERE key IN ({marks})", wanted
+            )
+            found.update((key, Translation(*columns)) for key, *columns in rows)
         for text, key in zip(texts, keys, strict=True):
             if key not in found:
                 raise KeyError(text)
@@ -130,7 +143,7 @@ class SegmentStore:
     def totals(self) -> dict[str, int]:
         """Counts and source characters: segments, done, characters, characters_done."""
         row = self.connection.execute(
-            "SELECT count(*), count(translation), coalesce(sum(length), 0), "
-            "coalesce(sum(CASE WHEN translation IS NOT NULL THEN length END), 0) FROM segments"
+            "SELECT count(*), count(done.id), coalesce(sum(length), 0), "
+            "coalesce(sum(CASE WHEN done.id IS NOT NULL THEN length END), 0) FROM segments LEFT JOIN done USING (id)"
         ).fetchone()
         return dict(zip(("segments", "done", "characters", "characters_done"), row, strict=True))

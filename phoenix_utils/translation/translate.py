@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from phoenix_utils import corpora
+from phoenix_utils import corpora, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, StageRun, describe_inputs, fingerprint, open_stage
 from phoenix_utils.tables import Shards
 from phoenix_utils.translation import prompts
@@ -94,14 +94,14 @@ def check_sources(settings: TranslationSettings) -> None:
     readers = {"chat": corpora.read_chat, "preferences": corpora.read_preferences}
     for name, read in readers.items():
         source = getattr(settings, name)
-        if not corpora.is_hub_name(source):
+        if not sources.is_hub_name(source):
             next(read(source, 1))
 
 
 def _source(name: str) -> Path | str:
     """The file or folder behind a source's name; a hub id stays a text, for it has no bytes to hash here."""
     if name.startswith("package:"):
-        return corpora.packaged(f"{name.removeprefix('package:')}.jsonl")
+        return sources.packaged(f"{name.removeprefix('package:')}.jsonl")
     return Path(name) if Path(name).exists() else f"hub:{name}"
 
 
@@ -184,20 +184,23 @@ def _translate_pending(store: SegmentStore, translator: Translator, stage: Stage
         stage.note("engine", type(translator.engine).__name__)
         stage.note("translator", translator.choice.reason)
         started, before = time.monotonic(), totals["characters_done"]
-        done = before
+        done, price = before, translator.settings.price_per_hour
         progress.update(done)
-        while texts := store.pending(WINDOW):
+        for texts in store.pending(WINDOW):
 
             def keep(indices: list[int], translations: list[Translation], texts=texts) -> None:
                 nonlocal done
                 store.put([texts[index] for index in indices], translations)
                 done += sum(len(texts[index]) for index in indices)
-                rate = (done - before) / (time.monotonic() - started)
-                progress.update(done, **{"characters/s": f"{rate:.0f}"})
+                seconds = time.monotonic() - started
+                cost = {} if price is None else {"EUR so far": f"{price * seconds / 3600:.2f}"}
+                progress.update(done, **{"characters/s": f"{(done - before) / seconds:.0f}"}, **cost)
 
             translator.translate_segments(texts, keep)
         characters = totals["characters"] - before
         stage.note("characters_per_second", characters / (time.monotonic() - started))
+        if price is not None:
+            stage.note("euros", round(price * (time.monotonic() - started) / 3600, 4))
     progress.close(f"{totals['segments']:,} distinct segments, {todo:,} of them translated now")
 
 

@@ -129,6 +129,16 @@ class Translator:
         keep(failed, [results[index] for index in failed], last=True)
         return [results[index] for index in range(len(segments))]
 
+    def _complete(self, prompts: list[str], params: GenerationParams, on_batch=None) -> list[Completion]:
+        """Completions of `prompts` in order; raises PhoenixError where the engine gives fewer or more."""
+        done = self.engine.generate(prompts, params, on_batch)
+        if len(done) != len(prompts):
+            raise PhoenixError(
+                f"the {type(self.engine).__name__} gave {len(done):,} answers to {len(prompts):,} prompts: what was "
+                "finished is kept, so mend or change the engine and run the same command again"
+            )
+        return done
+
     @property
     def _further_attempts(self) -> tuple[Attempt, ...]:
         return self._attempt_examples, self._attempt_penalised, self._attempt_unmasked, self._attempt_parts
@@ -137,13 +147,13 @@ class Translator:
         def judge(batch: list[int], completions: list[Completion]) -> None:
             keep(batch, [self.judged(segments[i], done) for i, done in zip(batch, completions, strict=True)])
 
-        self.engine.generate([self.prompt(segment.text) for segment in segments], self.params, judge)
+        self._complete([self.prompt(segment.text) for segment in segments], self.params, judge)
 
     def _attempt_examples(self, segments: list[Masked], indices: list[int], results: Results, keep: Keep) -> None:
         """What a base model copies or never ends after one set of examples, it often translates after another."""
         if self.choice.prompt == "few_shot":
             asked = [self.prompt(segments[index].text, SECOND_EXAMPLES) for index in indices]
-            self._keep_good(segments, indices, self.engine.generate(asked, self.params), "examples", keep)
+            self._keep_good(segments, indices, self._complete(asked, self.params), "examples", keep)
 
     def _attempt_penalised(self, segments: list[Masked], indices: list[int], results: Results, keep: Keep) -> None:
         """A loop is the likeliest next word, again and again; a penalty on words that stand there breaks it."""
@@ -151,7 +161,7 @@ class Translator:
         if indices:
             asked = [self.prompt(segments[index].text) for index in indices]
             params = replace(self.params, repetition_penalty=LOOP_PENALTY)
-            self._keep_good(segments, indices, self.engine.generate(asked, params), "penalised", keep)
+            self._keep_good(segments, indices, self._complete(asked, params), "penalised", keep)
 
     def _keep_good(
         self, segments: list[Masked], indices: list[int], done: list[Completion], attempt: str, keep: Keep
@@ -164,7 +174,7 @@ class Translator:
         indices = [index for index in indices if segments[index].spans]
         if not indices:
             return
-        done = self.engine.generate([self.prompt(segments[index].source) for index in indices], self.params)
+        done = self._complete([self.prompt(segments[index].source) for index in indices], self.params)
         for index, completion in zip(indices, done, strict=True):
             source, text = segments[index].source, completion.text.strip()
             fault = self._plain_fault(source, completion) or protect.verify(source, text)
@@ -178,7 +188,7 @@ class Translator:
         if not cut:
             return
         asked = [piece.strip() for pieces in cut.values() for piece, prose in pieces if prose]
-        done = iter(self.engine.generate([self.prompt(piece) for piece in asked], self.params))
+        done = iter(self._complete([self.prompt(piece) for piece in asked], self.params))
         for index, pieces in cut.items():
             finished = [(piece, next(done) if prose else None) for piece, prose in pieces]
             made = [completion for _, completion in finished if completion]

@@ -1,0 +1,63 @@
+"""Store the scores of the run that the book's prose quotes: `python book/quoted.py runs/mini`.
+
+Prose cannot follow every run, so it names one; its numbers stand in `book/results/quoted_run.md`, where a test finds
+what the pages say.
+"""
+
+import sys
+from pathlib import Path
+
+from phoenix_utils.artifacts import STAGE_FOLDERS, read_json, write_atomic
+from phoenix_utils.evaluation.contenders import CONTENDERS
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def quoted(run: Path) -> str:
+    """Markdown: when and where the run was made, its scores, differences, counts and memory."""
+    manifests = {stage: run / folder / "manifest.json" for stage, folder in STAGE_FOLDERS.items() if stage != "adapt"}
+    read = {stage: read_json(path) for stage, path in manifests.items()}
+    folder = run / STAGE_FOLDERS["evaluation"]
+    scores, differences = read_json(folder / "scores.json"), read_json(folder / "differences.json")
+    machine = read["sft"]["machine"]
+    lines = [
+        f"Made on {read['evaluation']['finished'][:10]} by the notebooks with the settings of `mini`, "
+        f"version {read['sft']['phoenix']}, seed "
+        f"{read['sft']['seed']}, on {machine['cores']} CPU cores ({machine['architecture']}), no GPU. Values with 95 % "
+        "intervals.",
+        "",
+        "| measure | " + " | ".join(CONTENDERS) + " | sft − base | dpo − sft |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in scores["base"]:
+        cells = [scores[model][name] for model in CONTENDERS]
+        cells += [differences["paired"][pair][name] for pair in ("sft-base", "dpo-sft")]
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(map(_interval, cells)) + " |")
+    preference = differences["preference"]
+    lines += [
+        "",
+        f"Held-out pairs ordered rightly by the DPO model's reward: {_interval(preference['dpo_reward'])}; by its "
+        f"likelihood per token: {_interval(preference['by_mean']['dpo'])}. Chosen answer shorter: "
+        f"{preference['shorter_chosen']:.2f}. Prompt of the base, nats per token: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in differences["base_prompts"].items())
+        + ".",
+        "",
+        "| stage | seconds | peak memory, GB | counts |",
+        "|---|---|---|---|",
+    ]
+    for stage, manifest in read.items():
+        counts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in manifest["counts"].items())
+        lines.append(f"| {stage} | {manifest['seconds']:.0f} | {manifest['peak_memory_gb']:.2f} | {counts} |")
+    sft = read_json(run / STAGE_FOLDERS["sft"] / "metrics.json")
+    return "\n".join(
+        [*lines, "", f"Trained parameters: {sft['trainable_parameters']:,}. {read['dpo']['notes']['start']}.\n"]
+    )
+
+
+def _interval(found: dict) -> str:
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    with write_atomic(RESULTS / "quoted_run.md") as partial:
+        partial.write_text(quoted(Path(sys.argv[1])), encoding="utf-8")

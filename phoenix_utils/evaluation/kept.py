@@ -1,0 +1,50 @@
+"""Answers that were paid for once: a file of JSON lines, one appended for each request as soon as it is answered.
+
+The key of a line is a hash of everything that the answer depends on, so that an interrupted run asks only for what is
+missing, and no answer is ever taken for that of another prompt, model or setting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from phoenix_utils.artifacts import fingerprint
+
+
+class Kept:
+    """The answers in the file `path`; what a killed process left half-written at its end is cut off."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            return
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+        for line in content[:whole].decode("utf-8").split("\n")[:-1]:  # splitlines would cut at U+2028 too
+            row = json.loads(line)
+            self.rows[row["key"]] = row["value"]
+
+    @staticmethod
+    def key(**about: Any) -> str:
+        """A key for what an answer depends on."""
+        return fingerprint(about)
+
+    def get(self, key: str) -> Any | None:
+        """The answer kept under `key`, or None."""
+        return self.rows.get(key)
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Keep answers by their keys; they are on the disk when this returns."""
+        lines = [json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n" for key, value in values.items()]
+        with self.path.open("ab") as file:
+            file.write("".join(lines).encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.update(values)

@@ -1,0 +1,307 @@
+"""What a judge's reply means: a score from 1 to 10, a preference between two answers, or nothing.
+
+Judges are asked for `[[7]]` and say `Bewertung: 7/10`, `Gesamtnote: 7,5`, `sieben von zehn Punkten` or `{"score": 7}`
+as well. They also restate the scale, quote the answer, give marks for single aspects, think aloud of a mark that they
+do not give, refuse, or stop in mid-sentence. So each form is looked for in the order of how surely it *is* the verdict,
+what is quoted is left out, and where two verdicts of one form contradict each other there is none. A score that was not
+given would move the mean without a trace (openai/evals #1712); a missing one is counted.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LEAST, MOST = 1.0, 10.0
+# Of a reply longer than this only the beginning and the end are read, where verdicts stand.
+LONGEST = 8000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reply means: `score` from 1 to 10 or None, and the form in which it was found ("" if in none)."""
+
+    score: float | None
+    form: str = ""
+
+
+_ONES = {
+    **{word: value for value, word in enumerate("null eins zwei drei vier fünf sechs sieben acht neun zehn".split())},
+    **{word: value for value, word in enumerate("zero one two three four five six seven eight nine ten".split())},
+}
+_WORDS = {
+    **_ONES,
+    **{f"{word}einhalb": value + 0.5 for word, value in _ONES.items()},
+    **{f"{word} and a half": value + 0.5 for word, value in _ONES.items()},
+    "ein punkt": 1,
+    "einen punkt": 1,
+    "one point": 1,
+}
+_ONE = "|".join(_ONES)
+_WORD = rf"(?:{_ONE})\s(?:komma|point)\s(?:{_ONE})\b|" + "|".join(sorted(_WORDS, key=len, reverse=True))
+_NUMBER = rf"(?<![\w.,/])(?P<number>[-−]?\d{{1,3}}(?:[.,]\d+)?|{_WORD})(?![\w%]|[.,]\d|\s?%|\s*(?:prozent|percent))"
+# A number that begins a range ("6 bis 7") is no score, nor is one on another scale ("4/5").
+_RANGE = rf"(?P<range>\s*(?:[-–—]|bis|to|oder|or|und|and)\s*(?:\d|(?:{_WORD})\b))?"
+_SCALE = r"(?:\s*(?:/|von(?: möglichen)?|out of|of|aus)\s*(?P<scale>\d+|zehn|ten|fünf|five|vier|four|hundert)\b)?"
+_MARK = _NUMBER + _RANGE + _SCALE
+_ARTICLE = (
+    r"(?:(?:nur|just|only|eine?|einer|an?|bei|auf|at|on)\s+)*(?:(?:glatte|solide|gute|knappe|solid|strong)\w*\s+)?"
+)
+
+_WHOLE = (
+    r"(?:gesamt|end|schluss|abschluss)(?:bewertung|note|punktzahl|wertung|urteil|ergebnis|punkte|score|eindruck)|"
+    r"(?:endgültige|abschließende|finale) (?:bewertung|note|wertung|punktzahl)|gesamt|insgesamt|urteil|fazit|"
+    r"(?:overall|final|total)(?:[ _](?:rating|score|grade|mark|verdict|evaluation|assessment))?|verdict|sum total"
+)
+_PLAIN = (
+    r"bewertung|note|punktzahl|wertung|punkte|ergebnis(?: meiner prüfung)?|rating|score|grade|mark|evaluation|"
+    r"points(?: awarded)?|assessment"
+)
+_LINK = (
+    r"(?:\s*\([^()\n]*\))?(?:[ \t]+(?:für|for|of|des|der|dieser)[ \t]+[^\n:.,\d]{1,40}?)?"
+    r"[ \t|]*(?:(?:[:=→|]|[-–](?=\s)|\bist\b|\bis\b|\blautet\b|\bbeträgt\b|\bliegt bei\b)[ \t|]*|"
+    r"(?=\d+(?:[.,]\d+)?\s*/\s*10\b))"
+)
+_VERB = (
+    r"vergebe|gebe|gibt es|bewerte|benote|komme|lande|bleibe|bleiben|bleibt|entscheide|verdient|wird|macht|wähle|"
+    r"korrigiere|setze|lege mich|reicht|stehe|give|rate|award|score|assign|settle|land|earns?|gets?|deserves?|"
+    r"makes it|i'm|i am|i'd say|put|sits|choose|pick|go with|correct|revise|arrive|end up|leaves|call it|"
+    r"von mir|from me"
+)
+
+_BRACKETS = re.compile(
+    rf"(?:\[\[?|\\boxed\{{)\s*(?:(?:{_WHOLE}|{_PLAIN})\s*:\s*)?{_MARK}\s*(?:punkte?|points?)?\s*(?:\]\]?|\}})", re.I
+)
+_LABELLED = {
+    "whole": re.compile(rf"(?<!\w)(?:{_WHOLE}){_LINK}{_ARTICLE}{_MARK}", re.I),
+    "label": re.compile(rf"(?<!\w)(?:{_PLAIN}){_LINK}{_ARTICLE}{_MARK}", re.I),
+}
+_NAMED_AFTER = re.compile(rf"{_MARK}\s+(?:ist|is)\b[^.!?\n\d]{{0,40}}\b(?:{_WHOLE}|{_PLAIN})\b", re.I)
+_ON_TEN = re.compile(
+    rf"{_NUMBER}{_RANGE}\s*(?:/\s*(?P<scale>10)\b|(?:von(?: möglichen)?|out of|of|aus)\s*(?:10|zehn|ten)\b"
+    r"(?!\s+(?!Punkt|Stern|Zähler)(?-i:[A-ZÄÖÜ])\w|\s+(?!points|stars|marks|as|is|this|because)\w+s\b))",
+    re.I,
+)
+_GIVEN = re.compile(
+    rf"\b(?:{_VERB})\b(?:[^.!?\n\d]{{0,70}}?\s)?{_ARTICLE}{_MARK}(?!\s+\w+(?:s|n)\b(?<!points)(?<!punkten)(?<!geben)"
+    rf"(?<!vergeben)(?<!an))|{_NUMBER.replace('number', 'early')}\s+(?:\w+ )?(?:vergeben|geben)\b",
+    re.I,
+)
+_POINTS = re.compile(rf"{_NUMBER}{_RANGE}\s*(?:punkte?n?|points?)\b(?! Abzug| off| less| weniger| (?:{_WORD})\b)", re.I)
+# A number that nothing is counted with, behind a word that leads up to it: "sondern 6", "the 9", "at 5: …".
+_CLOSING = re.compile(
+    rf"\b(?:die|der|eine?|an?|the|bei|at|auf|to|on|sondern|but|with|mit|für|also|daher|so)\s+{_MARK}"
+    r"(?=\s*(?:[.!:;,–—]|$|\b(?:weil|denn|da|because|since|from me|von mir|fest|punkte?n?|points?)\b))",
+    re.I | re.M,
+)
+_LAST = re.compile(
+    rf"(?:^|[.!?]\s+){_MARK}\s+(?:from me|von mir)\b|"
+    r"\b(?:punkten?|points|noten?|marks?|score|wertung)\b[^.!?\n:\d]{0,40}:\s*"
+    rf"{_NUMBER.replace('number', 'early')}\W*\Z",
+    re.I | re.M,
+)
+_NOUN = re.compile(rf"^\W*(?:(?:eine?|an?)\s+(?:\w+\s+)?)?{_MARK}(?=\W*(?:[.!]|$))", re.I)
+_ALONE = re.compile(rf"^[^\w\n]*?{_ARTICLE}{_MARK}\s*(?:punkte?n?|points?)?[^\w\n]*$", re.I | re.M)
+
+# Marks that are thought of and not given: in a sentence of conditions, or in a clause that denies or takes off.
+_CONDITION = re.compile(
+    r"\b(hätten?|wäre|gäbe|müssten?|bräuchte|if|unless|falls|would (?:need|have|be)|could have|might have|first|zuerst|"
+    r"zunächst|wollte|erst dachte|auf den ersten blick|instinct|schwanke|torn|between|zwischen|beispielsweise|"
+    r"for example|e\.g\.|z\. ?b\.)\b",
+    re.I,
+)
+_EXAMPLE = re.compile(
+    r"(?:for example|e\.g\.|such as|zum beispiel|z\. ?b\.|beispielsweise|etwa)[:\s]*\S{0,12}\s*$", re.I
+)
+_DENIED = re.compile(
+    r"\b(nicht|kein\w*|ohne|not|never|no|without|statt|instead of|höchstens|mindestens|at (?:most|least)|ziehe|abzug|"
+    r"deduct\w*|hold back|take off|taking off|verlangt\w*|erlaubt\w*|mehr als|more than|scale|skala)\b"
+    r"(?:(?! (?:und|and|but|sondern) )[^,;:])*$",
+    re.I,
+)
+_TAKEN_BACK = re.compile(r"\s*(?:nicht|not)\b|\s+(?:Punkte )?Abzug|\s+(?:would|wäre|hätte|müsste|could|might)\b", re.I)
+_REVISED = re.compile(
+    r"korrektur|korrigier|revidier|änder|nachgezählt|überdenk|doch (?:eher|nur|lieber)|genauerem|nochmal|erneut|"
+    r"correct(?:ion|ed|ing)|revis|on reflection|second (?:look|thought|reading)|actually|changed? (?:my|this|it)|"
+    r"lower (?:it|this|my)|raise (?:it|this|my)|strike that|instead",
+    re.I,
+)
+_SCALE_NAMED = re.compile(
+    r"\(?(?:auf |on )?(?:(?:einer|der|a|the) )?(?:skala|scale)?\s*(?:von|of|from|between|zwischen)?\s*"
+    r"\b(?:0|1|eins|one)(?:\s*\([^()\n]*\))?\s*(?:bis|to|and|und|[-–])\s*(?:10|zehn|ten)\b(?:\s*\([^()\n]*\))?\)?",
+    re.I,
+)
+_QUOTED = re.compile(r"„[^“”\"]{0,2000}[“”\"]|“[^”]{0,2000}”|»[^«]*«|«[^»]*»|(?<!\w)\"[^\"\n]*\"|^\s*>.*$", re.M)
+_KEYS = re.compile(rf"(?:{_WHOLE})|(?:{_PLAIN})", re.I)
+
+
+def score(reply: str, lenient: bool = True) -> Verdict:
+    """The score that the reply of a judge of one answer gives.
+
+    Strict reading knows one `[[7]]`, or else one line `Bewertung: 7/10`, and nothing else. Lenient reading goes on to
+    JSON, tables, labels in running text, "7 von 10", "eine 7 vergeben", points, words, and a number alone in its line.
+    A form in which several different scores, a range, another scale or a number outside 1 to 10 stand gives none.
+    """
+    text = _plain(reply)
+    for form, candidates in _lenient(reply, text) if lenient else _strict(text):
+        marks = list(candidates)
+        if marks:
+            return Verdict(_agreed(marks, text), form)
+    return Verdict(None)
+
+
+def preference(reply: str) -> Verdict:
+    """Which of two answers a pairwise judge prefers: score 1.0 for A, 0.0 for B, 0.5 for a tie, None if unclear."""
+    text = _plain(reply)
+    found = re.findall(r"\[\[\s*(a|b|c|tie|unentschieden|gleichstand)\s*\]\]", text, re.I)
+    if not found:
+        label = r"(?:urteil|fazit|verdict|gewinner|sieger|winner|besser(?:e antwort)?|better(?: answer)?|final)"
+        found = re.findall(
+            rf"\b{label}\b[ \t]*(?:[:=]|ist|is)[ \t]*(?:die |the )?(?:antwort |answer |assistent |assistant )?"
+            r"(a|b|c|tie|unentschieden|gleichstand)\b",
+            text,
+            re.I,
+        )
+    if not found:
+        found = re.findall(
+            r"\b(?:antwort|answer|assistent|assistant)\s+(a|b)\s+(?:ist|is|wins|gewinnt)\b(?!\s+(?:nicht|not))"
+            r"(?:\s+(?:insgesamt|deutlich|etwas|overall|clearly|slightly|the))?\s*(?:besser|better|vorzuziehen|.?)\b",
+            text,
+            re.I,
+        )
+    values = {{"a": 1.0, "b": 0.0}.get(word.casefold(), 0.5) for word in found}
+    return Verdict(values.pop(), "preference") if len(values) == 1 else Verdict(None)
+
+
+def _strict(text: str) -> Iterator[tuple[str, list]]:
+    yield "brackets", [_Mark(m) for m in re.finditer(rf"\[\[{_NUMBER.replace('|' + _WORD, '')}\]\]", text)]
+    label = rf"(?:(?:\w+ )?(?:{_WHOLE}|{_PLAIN})\s*:\s*)"
+    number = _NUMBER.replace("|" + _WORD, "")
+    yield "line", [_Mark(m) for m in re.finditer(rf"(?mi)^[\s*]*{label}[\s*]*{number}(?:\s*/\s*10)?[\s*.]*$", text)]
+
+
+def _lenient(reply: str, text: str) -> Iterator[tuple[str, list]]:
+    yield "json", _json_marks(reply)
+    brackets = [
+        _Mark(m) for m in _BRACKETS.finditer(text) if not _EXAMPLE.search(text, max(0, m.start() - 40), m.start())
+    ]
+    whole = [_Mark(found) for found in _LABELLED["whole"].finditer(text) if not _thought_of(text, found)]
+    yield "brackets", brackets + ([] if not brackets else [m for m in whole if m.value is not None])
+    yield "whole", whole
+    yield "table", _table_marks(text)
+    for form, pattern in (
+        ("label", _LABELLED["label"]),
+        ("named after", _NAMED_AFTER),
+        ("of ten", _ON_TEN),
+        ("given", _GIVEN),
+        ("points", _POINTS),
+        ("word", _NOUN),
+        ("alone", _ALONE),
+        ("last", _LAST),
+        ("closing", _CLOSING),
+    ):
+        found = [m for m in pattern.finditer(text) if not _thought_of(text, m)]
+        yield form, [_Mark(m) for m in found if form != "of ten" or not _of_an_aspect(text, m)]
+
+
+class _Mark:
+    """A number found: its `value`, None where it is a range or on another scale, and where it stands."""
+
+    def __init__(self, found: re.Match):
+        groups = found.groupdict()
+        self.start, self.end = found.span()
+        scale = groups.get("scale")
+        usable = not groups.get("range") and (scale is None or scale.casefold() in ("10", "zehn", "ten"))
+        self.value = _value(groups.get("number") or groups.get("early") or "") if usable else None
+
+
+def _agreed(marks: list, text: str) -> float | None:
+    """The one value of all marks, or the last one where the judge says that it corrects itself."""
+    values = {mark.value for mark in marks}
+    if len(values) > 1 and _REVISED.search(text[marks[-2].start : marks[-1].end]):
+        values = {marks[-1].value}
+    value = values.pop() if len(values) == 1 else None
+    return value if value is not None and LEAST <= value <= MOST else None
+
+
+def _value(number: str) -> float | None:
+    word = " ".join(number.casefold().split())
+    if word in _WORDS:
+        return float(_WORDS[word])
+    if found := re.fullmatch(r"(\w+) (?:komma|point) (\w+)", word):
+        return _ONES[found[1]] + _ONES[found[2]] / 10
+    return float(word.replace(",", ".").replace("−", "-")) if word else None
+
+
+def _thought_of(text: str, found: re.Match) -> bool:
+    """Whether a mark stands in a sentence with a condition, or in a clause that denies it or takes points off."""
+    number = found.start("number") if found["number"] else found.start("early")
+    start = max((text.rfind(end, 0, found.start()) for end in (". ", "! ", "? ", "\n")), default=-1) + 1
+    if _CONDITION.search(text, start, number) or _DENIED.search(text[start:number]):
+        return True
+    return bool(_TAKEN_BACK.match(text, found.end()))
+
+
+def _of_an_aspect(text: str, found: re.Match) -> bool:
+    """Whether "8/10" follows the name of an aspect: "Genauigkeit: 8/10"."""
+    line = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+    return bool(re.search(r"[^\W\d][\w ()–-]*:\s*$", line))
+
+
+def _plain(reply: str) -> str:
+    """A reply without thoughts, quotations, struck text, comments, emphasis and mentions of the scale itself."""
+    text = re.sub(r"<think>.*?(?:</think>|\Z)|<!--.*?-->|~~.*?~~", " ", reply, flags=re.S | re.I)
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
+    text = re.sub(r"\\(?=[\[\]])", "", text)
+    text = re.sub(r"</t[hd]>\s*<td>", ": ", text)
+    text = re.sub(rf"<({_WHOLE}|{_PLAIN})>", r"\n\1: ", text, flags=re.I)
+    text = html.unescape(re.sub(r"</?[a-z][^<>]*>", " ", text, flags=re.I))
+    text = re.sub(r"(?<=\d)\s?½", ",5", re.sub(r"[*`#]|__", "", text))
+    return _SCALE_NAMED.sub(" ", _QUOTED.sub(" ", text))
+
+
+def _json_marks(reply: str) -> list:
+    """Scores in JSON objects: under a key for the whole at any depth, or else under one that means a score."""
+    text, decoder, place = re.sub(r"<think>.*?(?:</think>|\Z)", " ", reply, flags=re.S | re.I), json.JSONDecoder(), 0
+    text = text[-LONGEST:]
+    named: dict[str, list] = {_WHOLE: [], _PLAIN: []}
+    while (place := text.find("{", place)) >= 0:
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            place += 1
+            continue
+        for key, field in _fields(value):
+            for kind, marks in named.items():
+                if re.fullmatch(kind, key, re.I) and (mark := re.fullmatch(_MARK, f"{field}", re.I)):
+                    marks.append(_Mark(mark))
+    return named[_WHOLE] or named[_PLAIN]
+
+
+def _fields(value: object) -> Iterator[tuple[str, object]]:
+    """Keys and plain values of nested JSON."""
+    items = value.items() if isinstance(value, dict) else [("", item) for item in value]
+    for key, item in items:
+        if isinstance(item, dict | list):
+            yield from _fields(item)
+        elif not isinstance(item, bool):
+            yield key, item
+
+
+def _table_marks(text: str) -> list:
+    """Scores in a column of a table (Markdown or CSV) that is headed as one, of its only row or that of the whole."""
+    lines = [line.strip().strip("|") for line in text.splitlines()]
+    rows = [line.split(next(mark for mark in "|;," if mark in line)) for line in lines if re.search("[|;,]", line)]
+    for place, header in enumerate(rows):
+        columns = [at for at, cell in enumerate(header) if re.fullmatch(_KEYS, cell.strip())]
+        body = [
+            row for row in rows[place + 1 :] if columns and len(row) >= len(header) and re.search(r"\d", "".join(row))
+        ]
+        if len(columns) == 1 and len(body) == 1:
+            mark = re.fullmatch(_MARK, body[0][columns[0]].strip(), re.I)
+            return [_Mark(mark)] if mark else []
+    return []
