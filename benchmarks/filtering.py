@@ -1,22 +1,28 @@
 """The filters against known errors: clean human pairs that are rejected, fourteen corruptions that are found, speed.
 
-    python benchmarks/filtering.py [--pairs 2000] [--scored 200] [--json FILE]
+    python benchmarks/filtering.py [--pairs 2000] [--scored 200] [--rows 200000] [--json FILE]
 
 Clean pairs are paragraphs of held-out help pages (../shared/data/libreoffice_help) and the project's measuring pairs;
 the rules were tuned on other pages and on the project's training pairs. Every rule is on, whatever `mini` skips. The
 swapped pairs are judged by rules and by the embedding score together, whose threshold comes from pages that are not
-held out. Rows for the speed are conversations of about 5,000 characters made of the same pairs.
+held out. Rows for the speed are conversations of about 5,000 characters made of the same pairs, judged as the stage
+does it: rules, tokens, contamination, duplicates. Memory is the peak of a process that filters so many short rows,
+beside that of one that filters a tenth of them.
 """
 
 import argparse
 import json
+import random
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-import corruptions  # benchmarks/corruptions.py, beside this file
+import corruptions  # benchmarks/corruptions.py and benchmarks/own_process.py, beside this file
+from own_process import own_process
 
-from phoenix_utils.filtering import FilteringSettings, scores, token_counter
+from phoenix_utils import artifacts, corpora, tables
+from phoenix_utils.filtering import FilteringSettings, scores, stage, token_counter
 from phoenix_utils.filtering.near import NearDuplicates
 from phoenix_utils.filtering.rules import findings
 
@@ -56,14 +62,15 @@ def large_rows(pairs: list[corruptions.Pair], count: int, size: int = 5000) -> l
 
 
 def speeds(pairs: list[corruptions.Pair]) -> tuple[float, float]:
-    """Rows per second of the rules (tokens counted too) and of the near-duplicates, in one process."""
-    count_tokens = token_counter(SETTINGS)
-    rows = large_rows(pairs, 120)
-    findings(rows[0], SETTINGS, count_tokens)  # loads the detector
+    """Rows per second of the whole judgement and of the near-duplicates alone, in one process."""
+    judge = stage.Judge(SETTINGS, token_counter(SETTINGS), {"chat": Path()})
+    rows = large_rows(pairs, 300)
+    for row in rows[:20]:  # loads the detector and the lists of words
+        judge.findings(row, "chat")
     started = time.monotonic()
-    for row in rows:
-        findings(row, SETTINGS, count_tokens)
-    ruled = len(rows) / (time.monotonic() - started)
+    for row in rows[20:]:
+        judge.findings(row, "chat")
+    ruled = (len(rows) - 20) / (time.monotonic() - started)
     near = NearDuplicates(SETTINGS.duplicate_similarity)
     texts = ["\n".join(m["content"] for m in row["messages"]) for row in large_rows(pairs[::-1], 600)]
     started = time.monotonic()
@@ -72,13 +79,51 @@ def speeds(pairs: list[corruptions.Pair]) -> tuple[float, float]:
     return ruled, len(texts) / (time.monotonic() - started)
 
 
+def memory_arm(count: int) -> dict[str, float]:
+    """Filter so many short rows in this process; its peak memory and seconds."""
+    words = [word for _, text in corruptions.project_pairs(True) for word in text.split() if word.isalpha()]
+    draw = random.Random(1)
+
+    def rows():
+        for number in range(count):
+            text = f"Nummer {number}: " + " ".join(draw.choices(words, k=8)) + "."
+            yield {**chat_row([(text, text)]), "prompt_id": str(number), "source": "benchmark"}
+
+    with tempfile.TemporaryDirectory() as folder:
+        translated = artifacts.stage_path(folder, "translation")
+        tables.Shards(translated / "chat", corpora.TRANSLATED_CHAT, 10_000).append(rows())
+        [row] = corpora.held_out_preferences("de")[:1]
+        pair = {name: row[name] for name in corpora.PREFERENCES.names}
+        tables.Shards(translated / "preferences", corpora.TRANSLATED_PREFERENCES, 10).append([pair])
+        started = time.monotonic()
+        limits = SETTINGS.model_copy(update={"run_dir": folder, "skip_rules": ["copied", "remainder", "contaminated"]})
+        summary = stage.run(limits)
+        seconds = time.monotonic() - started
+    return {"peak_gb": artifacts.peak_memory_gb(), "seconds": seconds, "kept": summary["chat"]["kept"]}
+
+
+def memory(count: int) -> dict[str, float]:
+    """Peak memory over `count` rows and over a tenth of them, each in a process of its own."""
+    few, many = (own_process([__file__, "--memory", str(number)]) for number in (count // 10, count))
+    for number, found in ((count // 10, few), (count, many)):
+        print(
+            f"{number:,} short rows: peak {found['peak_gb']:.2f} GB, {found['seconds']:.0f} s, {found['kept']:,} kept"
+        )
+    return {"memory_few_gb": few["peak_gb"], "memory_many_gb": many["peak_gb"]}
+
+
 def main() -> None:
     """Measure and print everything."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pairs", type=int, default=2000, help="clean pairs of the help")
     parser.add_argument("--scored", type=int, default=200, help="swapped pairs that are scored too")
+    parser.add_argument("--rows", type=int, default=200_000, help="short rows whose memory is measured, 0 for none")
     parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory:
+        print(json.dumps(memory_arm(arguments.memory)))
+        return
     sets = {"help": corruptions.help_pairs(True, arguments.pairs), "project": corruptions.project_pairs(True)}
     clean = [pair for part in sets.values() for pair in part]
     result: dict[str, float] = {}
@@ -86,6 +131,8 @@ def main() -> None:
     for name, found in rejected.items():
         counts = dict(Counter(rule for _, rules in found for rule in rules).most_common())
         print(f"clean {name}: {len(found)} of {len(sets[name])} rejected ({len(found) / len(sets[name]):.2%}) {counts}")
+        for (source, text), rules in found[:5]:
+            print(f"    {', '.join(sorted(rules))}: {source[:90]!r} -> {text[:90]!r}")
         result[f"false_reject_share_{name}"] = len(found) / len(sets[name])
     result["false_reject_share"] = sum(map(len, rejected.values())) / len(clean)
     print(f"clean in all: {result['false_reject_share']:.2%} rejected (at most 2 %)")
@@ -100,11 +147,14 @@ def main() -> None:
         result[f"recall_{name}"] = recall
         by = ", ".join(f"{rule} {count}" for rule, count in Counter(r for c in caught for r in c).most_common(3))
         print(f"{name:18}{len(spoiled):>6}  {recall:6.3f}  {GOALS[name]:5.2f}  {by}")
-        for pair in [pair for pair, rules in zip(spoiled, caught, strict=True) if not rules][:2]:
-            print(f"    missed: {pair[0][:110]!r} -> {pair[1][:110]!r}")
+        missed = [pair for pair, rules in zip(spoiled, caught, strict=True) if not rules]
+        for source, text in missed[:2]:
+            print(f"    one of {len(missed)} missed: {source[:100]!r} -> {text[:100]!r}")
     result["rows_per_second"], result["dedup_rows_per_second"] = speeds(clean)
     print(f"rules: {result['rows_per_second']:.0f} rows/s (50), near-duplicates: "
-          f"{result['dedup_rows_per_second']:.0f} rows/s (333), one process")  # fmt: skip
+          f"{result['dedup_rows_per_second']:.0f} rows/s (333), one process", flush=True)  # fmt: skip
+    if arguments.rows:
+        result |= memory(arguments.rows)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -34,7 +34,9 @@ def numbers(source: str, text: str, language: str = "de", source_language: str =
     digits do not count (1,000.5 is 1.000,5 in German), nor the order of a date's parts, nor numbers that the other
     side has in words, nor the hours of an afternoon (5 pm, 17 Uhr).
     """
-    wanted, got = (_NUMBER.findall(_ADDRESS.sub(" ", side)) for side in (source, text))
+    wanted, got = (
+        _NUMBER.findall(_ADDRESS.sub(" ", side) if _may_hold_address(side) else side) for side in (source, text)
+    )
     before, after = Counter(map(_plain, wanted)), Counter(map(_plain, got))
     if before == after:
         return None
@@ -83,12 +85,18 @@ def _absent(found: list[str], other: str, plain: Counter, language: str) -> set[
     return absent
 
 
+def _may_hold_address(text: str) -> bool:
+    return "://" in text or "www." in text or "@" in text
+
+
 def addresses(source: str, text: str) -> str | None:
     """Reason if a web or mail address was lost or changed.
 
     A model that learns from broken addresses invents them; translators put spaces into them or translate their words
     (alpaca-chinese-dataset, pull request 5, shows the same for HTML).
     """
+    if not _may_hold_address(source):
+        return None
     wanted, got = (Counter(found.rstrip(".,;:!?)*_") for found in _ADDRESS.findall(side)) for side in (source, text))
     if lost := {_LOCALE.sub("", found) for found in wanted} - {_LOCALE.sub("", found) for found in got}:
         return f"the address {sorted(lost)[0]} is lost or changed"

@@ -7,10 +7,14 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from phoenix_utils import corpora
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering.settings import FilteringSettings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SHINGLE = 5
 """Words in a shingle; texts in scripts without spaces are cut into characters instead."""
@@ -26,16 +30,24 @@ class NearDuplicates:
 
     Two texts whose sets of shingles share `similarity` of their members (Jaccard) are the same row to a student, who
     would learn it by heart. A row costs 64 hash values of 4 bytes and a key for each band: about 1 KB, so 200,000 rows
-    stay within a few hundred MB, and a group of equal rows is remembered once.
+    stay within a few hundred MB, and a group of equal rows is remembered once. A permutation is a multiplication and
+    an addition modulo 2**64 whose upper half is kept (multiply-shift, Dietzfelbinger et al. 1997), for all shingles
+    and all permutations at once; `datasketch` says how many bands of how many values suit the similarity.
     """
 
     def __init__(self, similarity: float):
-        from datasketch import MinHash, MinHashLSH
+        import numpy as np
+        from datasketch import MinHashLSH
 
         self.similarity = similarity
-        lsh = MinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS)
+        # Candidates are compared anyway, so a missed pair weighs more than a candidate too many.
+        lsh = MinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS, weights=(0.2, 0.8))
         self.bands, self.rows = lsh.b, lsh.r
-        self.empty = MinHash(num_perm=_PERMUTATIONS, hashfunc=zlib.crc32)
+        draw = np.random.default_rng(0)
+        numbers = draw.integers(0, 2**64, size=(SHINGLE + 2 * _PERMUTATIONS, 1), dtype=np.uint64)
+        self.places_in_shingle = numbers[:SHINGLE] | np.uint64(1)
+        self.factors = numbers[SHINGLE : SHINGLE + _PERMUTATIONS] | np.uint64(1)
+        self.shifts = numbers[SHINGLE + _PERMUTATIONS :]
         self.places: list[dict[int, int]] = [{} for _ in range(self.bands)]
         self.signatures: list[bytes] = []
         self.names: list[str] = []
@@ -44,12 +56,10 @@ class NearDuplicates:
         """Reason if a row of nearly this text came before; otherwise remembers it under `name`."""
         import numpy as np
 
-        shingles = _shingles(text)
-        if not shingles:
+        words = list(text) if _SPACELESS.search(text) else _WORD.findall(text.casefold())
+        if not words:
             return None
-        made = self.empty.copy()
-        made.update_batch(shingles)
-        values = made.hashvalues.astype(np.uint32)
+        values = self._signature(words)
         keys = [hash(values[at * self.rows : (at + 1) * self.rows].tobytes()) for at in range(self.bands)]
         candidates = {
             found for band, key in zip(self.places, keys, strict=True) if (found := band.get(key)) is not None
@@ -64,11 +74,16 @@ class NearDuplicates:
         self.names.append(name)
         return None
 
+    def _signature(self, words: list[str]) -> "np.ndarray":
+        """Smallest value of each permutation over the shingles, uint32 of shape (permutations,)."""
+        import numpy as np
 
-def _shingles(text: str) -> list[bytes]:
-    words = list(text) if _SPACELESS.search(text) else _WORD.findall(text.casefold())
-    size = min(SHINGLE, len(words))
-    return [" ".join(words[start : start + size]).encode() for start in range(len(words) - size + 1)] if words else []
+        size = min(SHINGLE, len(words))
+        ids = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
+        runs = np.lib.stride_tricks.sliding_window_view(ids, size)
+        shingles = (runs @ self.places_in_shingle[:size]).ravel()
+        shingles ^= shingles >> np.uint64(31)
+        return (((shingles * self.factors + self.shifts) >> np.uint64(32)).min(axis=1)).astype(np.uint32)
 
 
 class Contamination:
@@ -78,20 +93,25 @@ class Contamination:
         self.most = most
         self.grams: dict[tuple[str, ...], list[str]] = defaultdict(list)
         self.sizes: dict[str, int] = {}
+        self.starts: set[tuple[str, str]] = set()  # most runs of a row fail this cheaper question
         for name, text in texts:
             grams = set(_grams(text))
             if grams:
                 self.sizes[name] = len(grams)
                 for gram in grams:
                     self.grams[gram].append(name)
+                    self.starts.add(gram[:2])
 
     def question_in(self, texts: Iterable[str]) -> str | None:
         """Reason if one question's runs of eight words stand in these texts, more than the share `most` of them."""
         hits: dict[str, set] = defaultdict(set)
         for text in texts:
-            for gram in _grams(text):
-                for name in self.grams.get(gram, ()):
-                    hits[name].add(gram)
+            words = _WORD.findall(text.casefold())
+            for place, start in enumerate(zip(words, words[1:], strict=False)):
+                if start in self.starts:
+                    gram = tuple(words[place : place + GRAM])
+                    for name in self.grams.get(gram, ()):
+                        hits[name].add(gram)
         for name, found in hits.items():
             share = len(found) / self.sizes[name]
             if share > self.most:

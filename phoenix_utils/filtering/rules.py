@@ -14,39 +14,6 @@ from phoenix_utils import pairs
 from phoenix_utils.filtering import content, lexicon, preferences, wording
 from phoenix_utils.filtering.settings import FilteringSettings
 
-RULES = {
-    "license": "the licence is not on the list of those allowed, or not stated",
-    "structure": "a turn is empty, or the roles are out of order",
-    "language": "the text is not in the target language",
-    "copied": "the text repeats the source's words instead of translating them",
-    "remainder": "a passage was left in the source's language",
-    "length": "the text is much shorter or longer than its source",
-    "truncation": "the translator ran out of room, or the text breaks off",
-    "failed_segment": "the translator lost code, a formula, an address or a placeholder, or said nothing",
-    "lost_sentence": "the text has fewer sentences than its source and is shorter",
-    "repetition": "a phrase loops",
-    "repeated_sentence": "a sentence is said twice",
-    "run_together": "two words are written as one",
-    "numbers": "a number was changed, lost or invented",
-    "addresses": "a web or mail address was changed or lost",
-    "code": "a program was changed",
-    "formulas": "a formula was changed or lost",
-    "shape": "a list, a table or headings have another shape",
-    "chatter": "words of the prompt are left, or the translator speaks for itself",
-    "negation": "a negation was lost or gained",
-    "address_form": "the reader is addressed both formally and familiarly",
-    "task_undone": "translation solved the task, or took its sense",
-    "same_answers": "the chosen and the rejected answer are the same after translation",
-    "one_side": "one answer holds failed segments and the other does not",
-    "length_gap": "the difference in length between the two answers changed",
-    "format_lost": "the answers differed in their format only, and that difference is gone",
-    "too_long": "the row has more tokens than the student is trained on",
-    "contaminated": "the row holds a question of the evaluation",
-    "duplicate": "the row is nearly the same as an earlier one",
-    "score": "the translation is unlikely by a score",
-}
-"""Name and meaning of each rule, in the order of the waterfall: the first that applies gets the row."""
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -67,7 +34,7 @@ def findings(
             compare with them abstain.
         settings: thresholds and the two languages. Rules in `skip_rules` speak too; the stage does not act on them.
         count_tokens: tokens of a conversation in the student's chat template.
-        centre: the usual ratio of lengths for these languages (see `calibrate.py`); None for what is known of them.
+        centre: the usual ratio of lengths for these languages (`stage.length_centre`); None for what is known of them.
     """
     centre = centre or lexicon.length_centre(settings.source_language, settings.language) or 1.0
     found = [*_license(row, settings), *_structure(row)]

