@@ -477,6 +477,15 @@ def test_equal_rows_are_one_row_and_different_ones_are_not():
     assert near.seen("ja again", "パンには小麦粉と水と塩と時間が必要です。") == "100% like ja"
 
 
+def test_signatures_estimate_what_two_texts_have_in_common():
+    near, words = NearDuplicates(0.8), [f"wort{number}" for number in range(1000)]
+    for changed in (5, 20, 50):
+        other = [f"anders{n}" if n % (1000 // changed) == 0 else word for n, word in enumerate(words)]
+        runs = [{tuple(text[at : at + 5]) for at in range(996)} for text in (words, other)]
+        exact = len(runs[0] & runs[1]) / len(runs[0] | runs[1])
+        assert abs((near._signature(words) == near._signature(other)).mean() - exact) < 0.17
+
+
 def test_a_question_of_the_evaluation_is_named():
     question = corpora.questions("de")[0]["turns"][0]
     found = Contamination([("question 1 turn 1", question)], most=0.5)
@@ -557,17 +566,18 @@ def test_a_threshold_that_is_set_goes_before_the_keep_rate(scored, count_tokens,
 
 
 def test_translator_scores_are_those_of_the_runs_own_translator(tmp_path, trimmed_model_dir, count_tokens):
+    [row], [pair_row] = (sorted(rows, key=lambda row: len(str(row)))[:1] for rows in (CHAT, PREFERENCES))
     limits = write_run(
-        tmp_path, CHAT[:2], PREFERENCES[:1], skip_rules=list(RULES), scores=["forward", "dual"], model="any/student"
+        tmp_path, [row], [pair_row], skip_rules=list(RULES), scores=["forward", "dual"], model="any/student"
     )
     made = {"model": str(trimmed_model_dir), "adapter": "none", "engine": "transformers", "load_in_4bit": False,
             "batch_tokens": 4096, "num_gpus": 1}  # fmt: skip
     manifest = artifacts.stage_path(limits.run_dir, "translation") / "manifest.json"
     artifacts.write_json(manifest, {"settings": made})
     run(limits, count_tokens)
-    line = read(limits, "scores")[0]
+    line = next(line for line in read(limits, "scores") if line["forward"] is not None)
     engine = scoring.open_translator(limits)
-    pair = [" ".join(CHAT[0][name][0]["content"].split()) for name in ("messages_source", "messages")]
+    pair = [" ".join(row[name][int(line["part"])]["content"].split()) for name in ("messages_source", "messages")]
     there = engine.score([f"Translate this from English to German:\nEnglish: {pair[0]}\nGerman:"], [" " + pair[1]])[0]
     back = engine.score([f"Translate this from German to English:\nGerman: {pair[1]}\nEnglish:"], [" " + pair[0]])[0]
     assert line["forward"] == pytest.approx(there, abs=1e-3)

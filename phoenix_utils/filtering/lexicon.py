@@ -7,6 +7,9 @@ number words are written down for those that somebody has checked on human trans
 import functools
 import re
 
+SPACELESS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
+"""A letter of a script that writes no spaces between words: Japanese, Chinese, Thai."""
+
 # What negates beyond doubt, and what can stand for it in the other language ("statt", "fehlt", "avoid"): a human
 # translator turns one into the other freely, so the second list is long.
 NEGATIONS = {
@@ -93,13 +96,14 @@ def says_number(text: str, number: str, language: str) -> bool:
 def is_foreign(word: str, source_language: str, language: str) -> bool:
     """Whether a word is common in the source language and over ten times rarer in the target language (wordfreq).
 
-    False for every word where wordfreq does not know both languages.
+    False for every word where wordfreq does not know both languages, or cannot cut their words (Japanese, Chinese and
+    Korean need packages of their own for that).
     """
     import wordfreq
 
     try:
         here, there = (wordfreq.zipf_frequency(word, code) for code in (source_language, language))
-    except LookupError:
+    except (LookupError, ImportError):
         return False
     return here >= 3.5 and here - there >= 1.1
 

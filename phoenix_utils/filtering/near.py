@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from phoenix_utils import corpora
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.filtering import lexicon
 from phoenix_utils.filtering.settings import FilteringSettings
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ GRAM = 8
 """Words of a run that counts as overlap with a question, as in Tulu 3 (Lambert et al. 2024, arXiv 2411.15124)."""
 _PERMUTATIONS = 64
 _WORD = re.compile(r"\w+")
-_SPACELESS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
 
 
 class NearDuplicates:
@@ -56,7 +56,7 @@ class NearDuplicates:
         """Reason if a row of nearly this text came before; otherwise remembers it under `name`."""
         import numpy as np
 
-        words = list(text) if _SPACELESS.search(text) else _WORD.findall(text.casefold())
+        words = list(text) if lexicon.SPACELESS.search(text) else _WORD.findall(text.casefold())
         if not words:
             return None
         values = self._signature(words)

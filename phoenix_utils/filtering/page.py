@@ -20,7 +20,7 @@ from phoenix_utils.filtering.settings import RULES, FilteringSettings
 def render(folder: Path, settings: FilteringSettings, summary: dict, per_rule: int = 5) -> str:
     """The page about the products in `folder`, with up to `per_rule` real rows for each rule that rejected some."""
     examples = report.rejected_examples(settings, per_rule)
-    points = report.length_points(settings) if any(part["rows_in"] for part in summary.values()) else []
+    points = report.length_points(settings, shares=False) if any(part["rows_in"] for part in summary.values()) else []
     scored = [name for name in settings.scores if scoring.values(folder / "scores.parquet", name)]
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True)  # fmt: skip

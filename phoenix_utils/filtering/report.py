@@ -102,8 +102,9 @@ def origins_table(summary: dict, origin: str = "licenses") -> "DataFrame":
     )
 
 
-def length_points(settings: FilteringSettings, max_points: int = 2000) -> list[dict]:
-    """One point for each translated text: source_letters, ratio, foreign_share (or None), kept (its row)."""
+def length_points(settings: FilteringSettings, max_points: int = 2000, shares: bool = True) -> list[dict]:
+    """One point for each translated text: source_letters, ratio, kept (its row) and, with `shares`, foreign_share."""
+    languages = settings.language, settings.source_language
     rejected = {
         (row["kind"], row["prompt_id"])
         for row in tables.read_rows(artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet")
@@ -117,8 +118,8 @@ def length_points(settings: FilteringSettings, max_points: int = 2000) -> list[d
                 points.append(
                     {
                         "source_letters": pairs.letters(source),
-                        "ratio": pairs.length_ratio(source, text, settings.language, settings.source_language),
-                        "foreign_share": pairs.foreign_share(text, settings.language, settings.source_language),
+                        "ratio": pairs.length_ratio(source, text, *languages),
+                        "foreign_share": pairs.foreign_share(text, *languages) if shares else None,
                         "kept": (kind, row["prompt_id"]) not in rejected,
                     }
                 )

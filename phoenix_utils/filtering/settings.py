@@ -53,7 +53,7 @@ class FilteringSettings(StageSettings):
     """Where each rule draws its line. ``model`` is the student: its tokenizer measures the rows."""
 
     skip_rules: list[str] = Field(
-        ["numbers", "negation", "address_form", "lost_sentence"],
+        ["remainder", "lost_sentence", "repeated_sentence", "numbers", "negation", "address_form"],
         description="rules that are switched off, by name; what they would reject is counted all the same",
     )
     allowed_licenses: list[str] = Field(OPEN_LICENSES, description="SPDX ids of the licences that rows may have")

@@ -83,7 +83,7 @@ def sentences(text: str) -> list[str]:
     found: list[str] = []
     for piece in _SENTENCES.split(pairs.prose(text)):
         if piece and piece.strip():
-            if found and len(_WORD.findall(piece)) < 3:
+            if found and len(_WORD.findall(piece)) < 3 and not lexicon.SPACELESS.search(piece):
                 found[-1] += " " + piece.strip()
             else:
                 found.append(piece.strip())
