@@ -26,7 +26,7 @@ from phoenix_utils.filtering import (
     scoring,
     token_counter,
 )
-from phoenix_utils.filtering.near import Contamination, NearDuplicates
+from phoenix_utils.filtering.near import Contamination, NearDuplicates, evaluation_texts
 from phoenix_utils.filtering.rules import parts
 
 LIMITS = FilteringSettings(skip_rules=[], allow_unknown_license=False)
@@ -343,7 +343,7 @@ def test_why_a_row_went_or_stayed_is_told(mixed):
 def test_a_kept_row_tells_what_the_rules_that_are_off_would_say(tmp_path, count_tokens):
     row = {**spoil(long_chat(CHAT)[0], "run_together"), "prompt_id": "joined"}
     limits = write_run(tmp_path, [row], PREFERENCES[:1], skip_rules=["contaminated", "run_together"])
-    assert run(limits, count_tokens)["chat"]["skipped"] == {"run_together": 1}
+    assert run(limits, count_tokens)["chat"]["skipped"] == {"contaminated": 1, "run_together": 1}
     told = explain(limits.run_dir, "joined")
     assert told.startswith("chat joined: kept") and "'EinstellungenSpeichern' looks like" in told
 
@@ -492,6 +492,17 @@ def test_a_question_of_the_evaluation_is_named():
     assert found.question_in([f"Bitte hilf mir. {question} Danke!"]) == "100% of question 1 turn 1 stands in it"
     assert found.question_in([question[: len(question) // 3]]) is None
     assert found.question_in([row["messages"][0]["content"] for row in CHAT]) is None
+
+
+def test_questions_from_a_file_are_among_those_of_the_evaluation(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    text = "Warum ist der Himmel am Abend über dem kleinen See so rot?"
+    tables.write_lines(path, [{"question_id": 7, "turns": [text, "Und morgens?"]}])
+    texts = evaluation_texts(FilteringSettings(evaluation_questions=str(path)))
+    assert Contamination(texts, most=0.5).question_in([text]) == "100% of question 7 turn 1 stands in it"
+    tables.write_lines(path, [{"question_id": 7, "text": text}])
+    with pytest.raises(PhoenixError, match="line 1, is no question"):
+        evaluation_texts(FilteringSettings(evaluation_questions=str(path)))
 
 
 @given(st.data())

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from phoenix_utils import corpora
+from phoenix_utils import corpora, sources
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering import lexicon
 from phoenix_utils.filtering.settings import FilteringSettings
@@ -127,9 +127,10 @@ def _grams(text: str) -> Iterable[tuple[str, ...]]:
 def evaluation_texts(settings: FilteringSettings) -> list[tuple[str, str]]:
     """(name, text) of what the evaluation asks: the two-turn questions, and the held-out conversations' prompts.
 
-    In the target and the source language; a language without questions or a human version has none of its own.
+    In the target and the source language; a language without questions or a human version has none of its own. Then
+    those of `evaluation_questions`; raises PhoenixError where a row of it holds no `turns` (or `prompt`).
     """
-    found = []
+    found = _questions_of(settings.evaluation_questions) if settings.evaluation_questions else []
     for language in (settings.language, settings.source_language):
         try:
             for row in corpora.questions(language):
@@ -143,4 +144,16 @@ def evaluation_texts(settings: FilteringSettings) -> list[tuple[str, str]]:
                 found.append((f"held-out {row['prompt_id']} ({language})", row["messages"][0]["content"]))
         except PhoenixError:
             pass  # nor a human version
+    return found
+
+
+def _questions_of(source: str) -> list[tuple[str, str]]:
+    found = []
+    for place, row in sources.raw_rows(source, "chat"):
+        turns = row.get("turns") or row.get("prompt")
+        turns = [turns] if isinstance(turns, str) else turns
+        if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+            raise PhoenixError(f"{place} is no question: filtering.evaluation_questions needs turns, a list of texts")
+        name = row.get("question_id", row.get("prompt_id", place))
+        found += [(f"question {name} turn {turn}", text) for turn, text in enumerate(turns, 1)]
     return found

@@ -110,8 +110,7 @@ class Judge:
         self.settings, self.count_tokens, self.scored = settings, count_tokens, scored
         self.limits = scoring.thresholds(scored, settings) if scored else {}
         self.centre = length_centre(settings, inputs)
-        questions = evaluation_texts(settings) if "contaminated" not in settings.skip_rules else ()
-        self.contamination = Contamination(questions, settings.max_overlap)
+        self.contamination = Contamination(evaluation_texts(settings), settings.max_overlap)
         self.near = {kind: NearDuplicates(settings.duplicate_similarity) for kind in inputs}
 
     def findings(self, row: dict, kind: str, scores: list[dict] = ()) -> list[Finding]:
