@@ -153,13 +153,13 @@ for _stage in ("translation", "filtering", "sft", "dpo", "evaluation"):
 
 @app.command("filter")
 def filter_row(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, for example runs/mini")],
+    run: Annotated[str, typer.Argument(help="a run's folder, for example runs/mini")],
     explain: Annotated[str, typer.Option("--explain", metavar="PROMPT_ID", help="the row that is asked about")],
 ) -> None:
     """Say why a row of a filtered run was kept or rejected, rule by rule, with the texts."""
     from phoenix_utils import filtering
 
-    print(filtering.explain(run_dir, explain))
+    print(filtering.explain(run, explain))
 
 
 @app.command()

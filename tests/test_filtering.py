@@ -499,7 +499,8 @@ def test_questions_from_a_file_are_among_those_of_the_evaluation(tmp_path):
     text = "Warum ist der Himmel am Abend über dem kleinen See so rot?"
     tables.write_lines(path, [{"question_id": 7, "turns": [text, "Und morgens?"]}])
     texts = evaluation_texts(FilteringSettings(evaluation_questions=str(path)))
-    assert Contamination(texts, most=0.5).question_in([text]) == "100% of question 7 turn 1 stands in it"
+    assert Contamination(texts, most=0.5).question_in([text]) == f"100% of {path} question 7 turn 1 stands in it"
+    assert len(dict(texts)) == len(texts)  # a name stands for one text
     tables.write_lines(path, [{"question_id": 7, "text": text}])
     with pytest.raises(PhoenixError, match="line 1, is no question"):
         evaluation_texts(FilteringSettings(evaluation_questions=str(path)))

@@ -135,7 +135,8 @@ def evaluation_texts(settings: FilteringSettings) -> list[tuple[str, str]]:
         try:
             for row in corpora.questions(language):
                 found += [
-                    (f"question {row['question_id']} turn {turn}", text) for turn, text in enumerate(row["turns"], 1)
+                    (f"question {row['question_id']} turn {turn} ({language})", text)
+                    for turn, text in enumerate(row["turns"], 1)
                 ]
         except PhoenixError:
             pass  # the package has no questions in this language
@@ -155,5 +156,5 @@ def _questions_of(source: str) -> list[tuple[str, str]]:
         if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
             raise PhoenixError(f"{place} is no question: filtering.evaluation_questions needs turns, a list of texts")
         name = row.get("question_id", row.get("prompt_id", place))
-        found += [(f"question {name} turn {turn}", text) for turn, text in enumerate(turns, 1)]
+        found += [(f"{source} question {name} turn {turn}", text) for turn, text in enumerate(turns, 1)]
     return found
