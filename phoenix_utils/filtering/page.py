@@ -52,5 +52,5 @@ def _overlap(summary: dict, kind: str) -> str | None:
     fired = sum(count > 0 for count in summary[kind]["rules"].values())
     if not fired:
         return None
-    size = 2.5 + 0.45 * fired, 2.0 + 0.4 * fired
+    size = max(5.0, 2.5 + 0.45 * fired), 2.0 + 0.4 * fired
     return _picture(lambda ax: report.draw_overlap(summary, kind, ax), *size)

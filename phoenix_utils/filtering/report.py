@@ -59,7 +59,7 @@ def draw_overlap(summary: dict, kind: str, ax: "Axes | None" = None) -> "Axes | 
     for found in part["overlap"]:
         one, other = found["rules"]
         counts[one, other] = counts[other, one] = found["rows"]
-    ax = ax or plots.axes(width=2.5 + 0.45 * len(rules), height=2.0 + 0.4 * len(rules))
+    ax = ax or plots.axes(width=max(5.0, 2.5 + 0.45 * len(rules)), height=2.0 + 0.4 * len(rules))
     matrix = [[counts.get((one, other), 0) for other in rules] for one in rules]
     shares = [[value / counts[rule, rule] for value in line] for rule, line in zip(rules, matrix, strict=True)]
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
