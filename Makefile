@@ -60,6 +60,7 @@ lab: env ## the long comparisons whose tables stand in book/results; hours
 	$(BIN)/python benchmarks/adapt_arms.py
 	$(BIN)/python benchmarks/adapt_downstream.py
 	$(BIN)/python benchmarks/translation.py --part quality
+	$(BIN)/python benchmarks/filter_arms.py
 	$(BIN)/python benchmarks/sft_arms.py
 	$(BIN)/python benchmarks/ablations.py
 

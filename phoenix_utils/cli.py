@@ -151,6 +151,17 @@ for _stage in ("translation", "filtering", "sft", "dpo", "evaluation"):
     _add_stage_command(_stage)
 
 
+@app.command("filter")
+def filter_row(
+    run: Annotated[str, typer.Argument(help="a run's folder, for example runs/mini")],
+    explain: Annotated[str, typer.Option("--explain", metavar="PROMPT_ID", help="the row that is asked about")],
+) -> None:
+    """Say why a row of a filtered run was kept or rejected, rule by rule, with the texts."""
+    from phoenix_utils import filtering
+
+    print(filtering.explain(run, explain))
+
+
 @app.command()
 def adapt(
     settings_file: Annotated[str | None, typer.Argument(help="a .yaml file, such as profiles/adapt_en_de.yaml")] = None,

@@ -64,6 +64,12 @@ def locate(model: str, languages: tuple[str, ...]) -> str:
     return str(folder) if folder.is_dir() else model
 
 
+def packaged_adapter(model: str, source: str, target: str) -> Path | None:
+    """Folder of the adapter that comes with the package for an embedded model and a direction, if there is one."""
+    folder = Path(__file__).parent / "data" / "adapters" / f"{model.removeprefix('embedded:')}.{source}-{target}"
+    return folder if model.startswith("embedded:") and folder.is_dir() else None
+
+
 def load_tokenizer(model: str, languages: tuple[str, ...]) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token that is not its end-of-sequence token.
 

@@ -38,6 +38,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 # Four letters on each side: shorter ones are names (WhatsApp, YouTube) more often than faults.
 _RUN_TOGETHER = re.compile(r"\b[^\W\d_]*[^\W\d_]{3}[a-zäöüß][A-ZÄÖÜ][a-zäöüß]{3}[^\W\d_]*")
 _SENTENCES_MEET = re.compile(r"\b[^\W\d_]{3,}[.!?:;,][A-ZÄÖÜ][a-zäöüß]+\b(?![.(_/])")
+_LETTERS_LOOP = re.compile(r"(.{1,12}?)\1{9,}")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’“»«)\]*_]*$")
 
 
@@ -75,6 +76,7 @@ def pair_reasons(
     return {rule: reason for rule, reason in reasons.items() if reason}
 
 
+@functools.lru_cache(maxsize=64)  # a text is asked for by a dozen rules in a row
 def prose(text: str) -> str:
     """The text without code, formulas, addresses, markup and placeholders: what a translator changes."""
     return _NOT_PROSE.sub(" ", text)
@@ -82,7 +84,7 @@ def prose(text: str) -> str:
 
 def letters(text: str) -> int:
     """Number of letters in a text."""
-    return sum(character.isalpha() for character in text)
+    return sum(map(str.isalpha, text))
 
 
 def known_language(code: str) -> bool:
@@ -114,15 +116,44 @@ def foreign_share(text: str, language: str, source_language: str) -> float | Non
     Lines too short to tell count with the whole text's verdict; None where the whole is too short to tell.
     """
     text = prose(text)
-    whole = detect_language(" ".join(text.split())[:1000], language, source_language)  # enough to be sure
+    whole = _language(" ".join(text.split())[:400], language, source_language)  # enough to be sure
     total = foreign = 0
     for line in text.splitlines():
         count = letters(line)
-        verdict = (detect_language(line, language, source_language) if count >= 40 else None) or whole
+        verdict = (_language(line[:250], language, source_language) if count >= 40 else None) or whole
         if verdict:
             total += count
             foreign += count if verdict != language else 0
     return foreign / total if total else None
+
+
+def _language(text: str, language: str, source_language: str) -> str | None:
+    """As `detect_language`; the identifier, which takes most of a filter's time, is asked where words leave doubt."""
+    leanings = [_leaning(word, language, source_language) for word in _WORD.findall(text.casefold())]
+    ours = leanings.count(1)
+    if ours >= 3 and ours * 4 >= len(leanings) and ours >= 8 * leanings.count(-1) and known_language(language):
+        return language
+    return detect_language(text, language, source_language)
+
+
+@functools.lru_cache(maxsize=200_000)
+def _leaning(word: str, language: str, source_language: str) -> int:
+    """1 for a common word that is ten times rarer in every language that this one is mistaken for; -1 for one of
+    theirs that is as rare in this one; 0 for all others."""
+    ours = _frequencies(language).get(word, 0.0)
+    theirs = max(_frequencies(code).get(word, 0.0) for code in _candidates(language, source_language) - {language})
+    if max(ours, theirs) < 3e-6:  # three in a million words
+        return 0
+    return (ours >= 10 * theirs) - (theirs >= 10 * ours)
+
+
+@functools.cache
+def _frequencies(language: str) -> dict[str, float]:
+    """Share of each common word in a language's texts; {} for one that wordfreq has no list of."""
+    import wordfreq
+
+    known = language in wordfreq.available_languages("small")
+    return wordfreq.get_frequency_dict(language, "small") if known else {}
 
 
 def wrong_language(translation: str, language: str, source_language: str, max_share: float = 0.3) -> str | None:
@@ -142,6 +173,8 @@ def copied(source: str, translation: str, max_share: float = 0.3) -> str | None:
     Compared are runs of five words (fewer in shorter texts). Runs of names, which begin with capitals, may be
     equal in both languages and do not count; neither does a quotation of up to eight words.
     """
+    if not _may_share_a_run(source, translation):
+        return None
     runs = _word_runs(translation)
     if not runs:
         return None
@@ -189,18 +222,31 @@ def repeated(source: str, translation: str, max_repeats: int = 4) -> str | None:
     sentence, times = _most_common_sentence(text)
     if times > max_repeats and _most_common_sentence(original)[1] * 2 < times:
         return f"says {sentence[:80]!r} {times} times"
-    letters_loop = re.compile(r"([^\W\d_]{1,12}?)\1{9,}")
-    stuck = letters_loop.search(text)
-    if stuck and not letters_loop.search(original):
-        return f"a word is stuck: {stuck[0][:40]!r}"
+    if (stuck := _stuck_word(translation)) and not _stuck_word(source):
+        return f"a word is stuck: {stuck[:40]!r}"
     return None
+
+
+def _stuck_word(text: str) -> str:
+    """The first run of letters that says the same ten times within one word, "" if there is none."""
+    for word in _words(text)[0]:
+        if len(word) >= 10 and max(map(word.count, set(word))) >= 10 and (found := _LETTERS_LOOP.search(word)):
+            return found[0]
+    return ""
 
 
 def longest_loop(text: str, max_period: int = 30) -> tuple[str, int]:
     """The phrase of up to ``max_period`` words said most often in a row, and how often; ("", 1) without."""
-    words = [word.casefold() for word in re.findall(r"\w+", text)]
-    best = ("", 1)
-    for period in range(1, min(max_period, len(words) // 2) + 1):
+    words = re.findall(r"\w+", text.casefold())
+    best, matches, places = ("", 1), Counter(), {}
+    for index, word in enumerate(words):  # how often a word returns at each distance
+        before = places.setdefault(word, [])
+        for place in reversed(before[-max_period:]):
+            if index - place > max_period:
+                break
+            matches[index - place] += 1
+        before.append(index)
+    for period in sorted(distance for distance, count in matches.items() if count >= distance):
         run = 0
         for index in range(len(words) - period):
             run = run + 1 if words[index] == words[index + period] else 0
@@ -238,17 +284,36 @@ def _open_fence(text: str) -> bool:
     return len(re.findall(r"^[ \t]*(?:```|~~~)", text, re.MULTILINE)) % 2 == 1
 
 
-def _word_runs(text: str) -> set[tuple[str, ...]]:
+@functools.lru_cache(maxsize=64)
+def _words(text: str) -> tuple[list[str], list[str]]:
+    """The words of a text's prose, as they stand and without case."""
     words = _WORD.findall(prose(text))
+    return words, [word.casefold() for word in words]
+
+
+def _may_share_a_run(source: str, translation: str) -> bool:
+    """Whether so many of the translation's words in a row as make a run all stand somewhere in the source."""
+    known, lower = set(_words(source)[1]), _words(translation)[1]
+    streak, size = 0, min(5, len(lower))
+    for word in lower:
+        streak = streak + 1 if word in known else 0
+        if streak == size:
+            return True
+    return False
+
+
+def _word_runs(text: str) -> set[tuple[str, ...]]:
+    words, lower = _words(text)
     size = min(5, len(words))
     if size < 3:
         return set()
-    runs = (words[start : start + size] for start in range(len(words) - size + 1))
-    return {
-        tuple(word.casefold() for word in run)
-        for run in runs
-        if sum(len(word) > 1 and not word[0].isupper() for word in run) * 2 > size
-    }
+    plain = [len(word) > 1 and not word[0].isupper() for word in words]
+    runs, count = set(), sum(plain[:size])  # how many words of the run are no names, kept while the run moves on
+    for start in range(len(words) - size + 1):
+        if count * 2 > size:
+            runs.add(tuple(lower[start : start + size]))
+        count += (plain[start + size] if start + size < len(words) else 0) - plain[start]
+    return runs
 
 
 def _most_common_sentence(text: str) -> tuple[str, int]:
@@ -262,6 +327,7 @@ def _letters_beside_names(text: str) -> int:
     return sum(len(word) for word in _WORD.findall(text) if not word[0].isupper())
 
 
+@functools.cache
 def _lingua_code(code: str) -> str | None:
     from lingua import IsoCode639_1  # its first use loads the models: seconds and about 200 MB
 
@@ -270,15 +336,20 @@ def _lingua_code(code: str) -> str | None:
 
 
 @functools.cache
-def _detector(language: str, source_language: str):
-    """The language identifier for two languages and what they are confused with; made once for each pair."""
-    from lingua import IsoCode639_1, LanguageDetectorBuilder
-
+def _candidates(language: str, source_language: str) -> frozenset[str]:
+    """Two languages and what they are confused with, those that the identifier knows."""
     codes = {_lingua_code(language), _lingua_code(source_language)} - {None}
     for group in CONFUSABLE:
         if codes & set(group):
             codes |= set(group)
-    if len(codes) == 1:
-        codes |= {"en", "de"} - codes
+    return frozenset(codes if len(codes) > 1 else codes | {"en", "de"})
+
+
+@functools.cache
+def _detector(language: str, source_language: str):
+    """The language identifier for two languages and what they are confused with; made once for each pair."""
+    from lingua import IsoCode639_1, LanguageDetectorBuilder
+
+    codes = _candidates(language, source_language)
     known = [getattr(IsoCode639_1, code.upper()) for code in sorted(codes) if _lingua_code(code)]
     return LanguageDetectorBuilder.from_iso_codes_639_1(*known).build()

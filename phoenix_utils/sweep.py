@@ -121,6 +121,8 @@ def _arms(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return "null" if value is None else str(value)
 
 

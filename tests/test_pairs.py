@@ -176,3 +176,27 @@ def test_limits_are_respected():
     assert pairs.pair_reasons(SOURCE, OTHER, "de", "en", loose) == {}
     assert pairs.pair_reasons(SOURCE, SOURCE, "de", "en", loose) == {}
     assert pairs.pair_reasons(SOURCE, "Brot.", "de", "en", loose) == {}
+
+
+def test_words_that_leave_no_doubt_say_what_the_identifier_says():
+    sides = [text for pair in human_pairs() for text in pair]
+    for text in sides:
+        asked = pairs.detect_language(text, "de", "en")
+        assert pairs._language(text, "de", "en") in ({asked} if asked else {None, "de"}), text
+
+
+def plain_longest_loop(words: list[str]) -> int:
+    """How often the phrase of up to 30 words that is said most often in a row is said."""
+    best = 1
+    for size in range(1, 31):
+        for at in range(len(words) - size):
+            times = 1
+            while words[at + times * size : at + (times + 1) * size] == words[at : at + size]:
+                times += 1
+            best = max(best, times)
+    return best
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=60))
+def test_the_longest_loop_is_the_one_that_a_plain_search_finds(words):
+    assert pairs.longest_loop(" ".join(words))[1] == plain_longest_loop(words)

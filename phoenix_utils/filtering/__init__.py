@@ -9,14 +9,18 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "settings": ["FilteringSettings", "stage_inputs"],
-        "rules": ["RULES", "Finding", "findings"],
+        "settings": ["FilteringSettings", "RULES", "stage_inputs"],
+        "rules": ["Finding", "findings"],
         "stage": ["REJECTED", "run", "token_counter"],
+        "explain": ["explain"],
         "report": [
             "draw_lengths",
+            "draw_overlap",
+            "draw_score",
             "draw_waterfall",
             "examples_html",
             "length_points",
+            "origins_table",
             "reasons_table",
             "rejected_examples",
         ],

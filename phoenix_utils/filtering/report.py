@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from phoenix_utils import artifacts, pairs, plots, tables
-from phoenix_utils.filtering.rules import RULES, parts
-from phoenix_utils.filtering.settings import FilteringSettings
+from phoenix_utils.filtering import lexicon, scoring
+from phoenix_utils.filtering.rules import parts
+from phoenix_utils.filtering.settings import KINDS, RULES, FilteringSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
-
-KINDS = ("chat", "preferences")
 
 
 def reasons_table(summary: dict) -> "DataFrame":
@@ -50,8 +49,62 @@ def draw_waterfall(summary: dict, kind: str, ax: "Axes | None" = None) -> "Axes"
     return ax
 
 
-def length_points(settings: FilteringSettings, max_points: int = 2000) -> list[dict]:
-    """One point for each translated text: source_letters, ratio, foreign_share (or None), kept (its row)."""
+def draw_overlap(summary: dict, kind: str, ax: "Axes | None" = None) -> "Axes | None":
+    """How many rows break two rules at once, and each rule (on the diagonal); None where no row was rejected."""
+    part = summary[kind]
+    rules = [rule for rule, count in part["rules"].items() if count]
+    if not rules:
+        return None
+    counts = {(rule, rule): part["rules"][rule] for rule in rules}
+    for found in part["overlap"]:
+        one, other = found["rules"]
+        counts[one, other] = counts[other, one] = found["rows"]
+    ax = ax or plots.axes(width=max(5.0, 2.5 + 0.45 * len(rules)), height=2.0 + 0.4 * len(rules))
+    matrix = [[counts.get((one, other), 0) for other in rules] for one in rules]
+    shares = [[value / counts[rule, rule] for value in line] for rule, line in zip(rules, matrix, strict=True)]
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
+    for row, line in enumerate(matrix):
+        for column, value in enumerate(line):
+            ax.text(column, row, f"{value:,}" if value else "", ha="center", va="center")
+    ax.set_xticks(range(len(rules)), rules, rotation=60, ha="right")
+    ax.set_yticks(range(len(rules)), rules)
+    ax.grid(visible=False)
+    ax.set_title(f"{kind}: rows that break both rules")
+    return ax
+
+
+def draw_score(name: str, settings: FilteringSettings, ax: "Axes | None" = None) -> "Axes":
+    """The distribution of one score over all texts of the run, with its threshold."""
+    path = artifacts.stage_path(settings.run_dir, "filtering") / "scores.parquet"
+    limit = scoring.thresholds(path, settings).get(name)
+    values = scoring.values(path, name)
+    ax = plots.histogram({"texts": values}, title=f"Score {name!r} of {len(values):,} texts", x=scoring.NAMES[name],
+                         y="texts", ax=ax)  # fmt: skip
+    if limit is not None:
+        side = "above" if name == "dual" else "below"
+        lost = sum(value > limit if name == "dual" else value < limit for value in values)
+        ax.axvline(limit, color=plots.VERMILION, linestyle="--", label=f"{lost:,} {side} {limit:.3f}")
+        ax.legend()
+    return ax
+
+
+def origins_table(summary: dict, origin: str = "licenses") -> "DataFrame":
+    """Rows in and rows kept by licence (or, with "sources", by source) of each corpus."""
+    import pandas as pd
+
+    lines = [
+        {"corpus": kind, origin[:-1]: name, **counts, "kept share": f"{counts['kept'] / counts['rows_in']:.0%}"}
+        for kind, part in summary.items()
+        for name, counts in part[origin].items()
+    ]
+    return pd.DataFrame(lines, columns=["corpus", origin[:-1], "rows_in", "kept", "kept share"]).set_index(
+        ["corpus", origin[:-1]]
+    )
+
+
+def length_points(settings: FilteringSettings, max_points: int = 2000, shares: bool = True) -> list[dict]:
+    """One point for each translated text: source_letters, ratio, kept (its row) and, with `shares`, foreign_share."""
+    languages = settings.language, settings.source_language
     rejected = {
         (row["kind"], row["prompt_id"])
         for row in tables.read_rows(artifacts.stage_path(settings.run_dir, "filtering") / "rejected.parquet")
@@ -65,8 +118,8 @@ def length_points(settings: FilteringSettings, max_points: int = 2000) -> list[d
                 points.append(
                     {
                         "source_letters": pairs.letters(source),
-                        "ratio": pairs.length_ratio(source, text, settings.language, settings.source_language),
-                        "foreign_share": pairs.foreign_share(text, settings.language, settings.source_language),
+                        "ratio": pairs.length_ratio(source, text, *languages),
+                        "foreign_share": pairs.foreign_share(text, *languages) if shares else None,
                         "kept": (kind, row["prompt_id"]) not in rejected,
                     }
                 )
@@ -80,7 +133,9 @@ def draw_lengths(points: list[dict], settings: FilteringSettings, ax: "Axes | No
     from matplotlib.ticker import LogLocator, NullLocator
 
     ax = ax or plots.axes()
-    ax.axhspan(settings.min_length_ratio, settings.max_length_ratio, color=plots.GREEN, alpha=0.1, label="allowed")
+    centre = lexicon.length_centre(settings.source_language, settings.language) or 1.0
+    low, high = settings.min_length_ratio * centre, settings.max_length_ratio * centre
+    ax.axhspan(low, high, color=plots.GREEN, alpha=0.1, label="allowed")
     for kept, colour, label in ((True, plots.BLUE, "row kept"), (False, plots.VERMILION, "row rejected")):
         chosen = [point for point in points if point["kept"] is kept]
         ax.scatter(

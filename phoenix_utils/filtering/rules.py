@@ -1,30 +1,18 @@
 """Rules about one translated row: what is wrong with it, and where.
 
-A row is judged by every rule, so that it carries all its reasons, not only the first. The rules about a text
-and its translation are shared with the translator's training and live in :mod:`phoenix_utils.pairs`; here are
-those that need a whole row: its turns, its two answers, its length in the student's tokens, and the
-translator's own report that it ran out of room.
+A row is judged by every rule, so that it carries all its reasons, not only the first, and no rule looks at what
+another one found. The rules about a text and its translation are small functions of their own: those that the
+translator's training shares are in :mod:`phoenix_utils.pairs`, what has to stay unchanged is in `content.py`, what is
+said or no longer said in `wording.py`, and what makes a pair of answers worthless in `preferences.py`. Here are those
+that need a whole row, and `findings`, which asks them all.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from phoenix_utils import pairs
+from phoenix_utils.filtering import content, lexicon, preferences, wording
 from phoenix_utils.filtering.settings import FilteringSettings
-
-RULES = {
-    "structure": "a turn is empty, or the roles are out of order",
-    "language": "the text is not in the target language",
-    "copied": "the text repeats the source's words instead of translating them",
-    "length": "the text is much shorter or longer than its source",
-    "truncation": "the translator ran out of room, or the text breaks off",
-    "failed_segment": "the translator lost code, a formula, an address or a placeholder, or said nothing",
-    "repetition": "a phrase loops",
-    "run_together": "two words are written as one",
-    "same_answers": "the chosen and the rejected answer are the same after translation",
-    "too_long": "the row has more tokens than the student is trained on",
-}
-"""Name and meaning of each rule, in the order of the waterfall: the first that applies gets the row."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +24,28 @@ class Finding:
     detail: str
 
 
-def findings(row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int]) -> list[Finding]:
+def findings(
+    row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int], centre: float | None = None
+) -> list[Finding]:
     """Everything wrong with a chat or preference row; an empty list keeps it.
 
     Args:
         row: a row of 01_translation; where the columns with sources and segments are missing, the rules that
             compare with them abstain.
-        settings: thresholds and the two languages.
+        settings: thresholds and the two languages. Rules in `skip_rules` speak too; the stage does not act on them.
         count_tokens: tokens of a conversation in the student's chat template.
+        centre: the usual ratio of lengths for these languages (`stage.length_centre`); None for what is known of them.
     """
-    found = list(_structure(row))
+    centre = centre or lexicon.length_centre(settings.source_language, settings.language) or 1.0
+    found = [*_license(row, settings), *_structure(row)]
+    is_sound = len(found) == sum(finding.rule == "license" for finding in found)
     for part, source, text in parts(row):
         if text.strip():
-            found += _pair(part, source, text, settings)
-    found += _segments(row)
+            found += _text(part, source, text, settings, centre)
+    found += [*_segments(row), *_address_forms(row, settings), *_task_undone(row, settings)]
     if "chosen" in row:
-        found += _same_answers(row)
-    if not any(finding.rule == "structure" for finding in found):  # a template needs turns in order
+        found += [Finding(rule, "row", detail) for rule, detail in preferences.reasons(row, settings.max_gap_change)]
+    if is_sound:  # a template needs turns in order
         found += _too_long(row, settings, count_tokens)
     return found
 
@@ -104,18 +97,41 @@ def _turns(part: str, messages: list[dict]) -> Iterator[Finding]:
         yield Finding("structure", part, f"roles are out of order: {', '.join(map(str, roles)) or 'no message'}")
 
 
-def _pair(part: str, source: str | None, text: str, settings: FilteringSettings) -> Iterator[Finding]:
-    limits = pairs.PairLimits(
+def _text(part: str, source: str | None, text: str, settings: FilteringSettings, centre: float) -> Iterator[Finding]:
+    """What the rules about a text and its source say; without a source, what can be said of the text alone."""
+    languages = settings.language, settings.source_language
+    reasons = pairs.pair_reasons(source or "", text, *languages, _limits(settings, centre))
+    if not source:
+        for rule in ("length", "run_together"):  # these two only compare with a source
+            reasons.pop(rule, None)
+    reasons["address_form"] = wording.mixed_address(text, settings.language)
+    if source:
+        reasons.setdefault("truncation", wording.broken_off(source, text, *languages, centre))
+        reasons |= {
+            "chatter": wording.chatter(source, text, *languages),
+            "remainder": wording.remainder(source, text, *languages),
+            "lost_sentence": wording.lost_sentence(source, text, *languages, centre, settings.min_sentence_ratio),
+            "repeated_sentence": wording.repeated_sentence(source, text),
+            "numbers": content.numbers(source, text, *languages),
+            "addresses": content.addresses(source, text),
+            "code": content.code(source, text),
+            "formulas": content.formulas(source, text),
+            "shape": content.shape(source, text),
+            "negation": wording.negation(source, text, *languages),
+        }
+    for rule, detail in reasons.items():
+        if detail:
+            yield Finding(rule, part, detail)
+
+
+def _limits(settings: FilteringSettings, centre: float) -> pairs.PairLimits:
+    return pairs.PairLimits(
         max_foreign_share=settings.max_foreign_share,
         max_copied_share=settings.max_copied_share,
-        min_length_ratio=settings.min_length_ratio,
-        max_length_ratio=settings.max_length_ratio,
+        min_length_ratio=settings.min_length_ratio * centre,
+        max_length_ratio=settings.max_length_ratio * centre,
         max_repeats=settings.max_repeats,
     )
-    reasons = pairs.pair_reasons(source or "", text, settings.language, settings.source_language, limits)
-    for rule, detail in reasons.items():
-        if rule not in ("length", "run_together") or source:  # these two only compare with a source
-            yield Finding(rule, part, detail)
 
 
 def _segments(row: dict) -> Iterator[Finding]:
@@ -127,10 +143,44 @@ def _segments(row: dict) -> Iterator[Finding]:
             yield Finding("failed_segment", segment["part"], f"{fault}, at {segment['text'][:60]!r}")
 
 
-def _same_answers(row: dict) -> Iterator[Finding]:
-    chosen, rejected = (" ".join((_answer(row[side]) or "").split()).casefold() for side in ("chosen", "rejected"))
-    if chosen == rejected:
-        yield Finding("same_answers", "row", "chosen and rejected say the same")
+def _license(row: dict, settings: FilteringSettings) -> Iterator[Finding]:
+    """The licence must be stated and allowed; the paper left out Open-Platypus for parts that are for research only."""
+    stated = (row.get("license") or "").strip()
+    if stated.lower() in ("", "unknown", "other"):
+        if not settings.allow_unknown_license:
+            yield Finding("license", "row", "the source states no licence")
+    elif stated.lower() not in {allowed.lower() for allowed in settings.allowed_licenses}:
+        yield Finding("license", "row", f"the licence {stated!r} is not allowed")
+
+
+def _address_forms(row: dict, settings: FilteringSettings) -> Iterator[Finding]:
+    """A person who says du in one question says du in the next; answers may be letters to somebody else."""
+    asked = [message["content"] or "" for message in row.get("messages") or () if message["role"] == "user"]
+    forms = [wording.address_forms(text, settings.language) for text in asked]
+    formal, familiar = (
+        next((form[kind] for form in forms if form[kind] and not form[1 - kind]), "") for kind in (0, 1)
+    )
+    if formal and familiar:
+        yield Finding("address_form", "row", f"the user says {formal!r} in one question and {familiar!r} in another")
+
+
+def _task_undone(row: dict, settings: FilteringSettings) -> Iterator[Finding]:
+    for index, (asked, answered, asked_source, answered_source) in enumerate(_exchanges(row)):
+        if reason := wording.task_undone(
+            asked_source, answered_source, asked, answered, settings.language, settings.source_language
+        ):
+            yield Finding("task_undone", "chosen" if "chosen" in row else str(2 * index + 1), reason)
+
+
+def _exchanges(row: dict) -> Iterator[tuple[str, str, str, str]]:
+    """Each question with its answer, in the target and in the source language; nothing where sources are missing."""
+    name = "chosen" if "chosen" in row else "messages"
+    messages, sources = row[name] or [], row.get(f"{name}_source") or []
+    if len(messages) != len(sources):
+        return
+    for place in range(len(messages) - 1):
+        if [messages[place]["role"], messages[place + 1]["role"]] == ["user", "assistant"]:
+            yield tuple(each[at]["content"] or "" for each in (messages, sources) for at in (place, place + 1))
 
 
 def _too_long(row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int]) -> Iterator[Finding]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from phoenix_utils import pairs
 from phoenix_utils.engines import Completion, Engine, GenerationParams, open_engine
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.models import packaged_adapter
 from phoenix_utils.translation import prompts, protect
 from phoenix_utils.translation.examples import EXAMPLES, SECOND_EXAMPLES
 from phoenix_utils.translation.protect import Masked, mask
 from phoenix_utils.translation.settings import TranslationSettings
 
-_PACKAGED = Path(__file__).resolve().parent.parent / "data" / "adapters"
 # A translation of more tokens than this for each token of the request (its fixed words included) is a loop; cutting
 # it there saves the rest of the batch from waiting, and its finish reason says what happened.
 LONGEST_TRANSLATION = 1.5
@@ -235,12 +235,6 @@ class TranslatorChoice:
     adapter: Path | None
     prompt: str
     reason: str
-
-
-def packaged_adapter(model: str, source: str, target: str) -> Path | None:
-    """Folder of the adapter that comes with the package for an embedded model and a direction, if there is one."""
-    folder = _PACKAGED / f"{model.removeprefix('embedded:')}.{source}-{target}"
-    return folder if model.startswith("embedded:") and folder.is_dir() else None
 
 
 def packaged_card(source: str, target: str, model: str = "embedded:gemma-3-270m") -> str:
