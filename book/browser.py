@@ -98,6 +98,10 @@ FAINT = """() => {
   return [...found].map(([what, text]) => `${what}: "${text}"`);
 }"""
 
+# Where on this disk the run lies does not belong into a picture.
+FOLDERS_ASIDE = """() => document.querySelectorAll('p code')
+  .forEach((box) => { box.textContent = box.textContent.replace(/^.*\\/(?=runs\\/)/, ''); })"""
+
 
 def browser_path() -> str | None:
     """The Chromium to drive; None leaves it to Playwright to use the one it fetched."""
@@ -212,6 +216,7 @@ def take_screens(browser, html: Path, report: Path) -> None:
     for name, path in (("book", html / "book/deep/dpo_derivation.html"), ("report", report)):
         page = browser.new_page(viewport={"width": 1200, "height": 800}, color_scheme="light")
         page.goto(path.resolve().as_uri(), wait_until="load")
+        page.evaluate(FOLDERS_ASIDE)
         page.wait_for_timeout(500)
         target = ROOT / "book" / "figures" / f"screen_{name}.png"
         page.screenshot(path=target)

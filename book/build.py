@@ -32,12 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "book" / "_build"
 # The badge that the notebooks show on a hub is a picture from the network; the book brings its own.
 REMOTE_BADGE = re.compile(r"https://colab\.research\.google\.com/assets/colab-badge\.svg")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # Where on the builder's disk a run lies is nobody's business.
 FOLDERS = re.compile(r"(?<![\w:/.])/(?:[\w.-]+/)+runs/")
 LOCAL_BADGE = "../book/figures/open-in-colab.svg"
-# A traceback, a warning with its line number, a progress bar or a widget that no page can show.
+# A traceback, a warning with its line number, a progress bar.
 DEBRIS = re.compile(
-    r"Traceback \(most recent call last\)|\w*Warning: .*|.*(?:it/s\]|s/it\]|%\|[█▏ ]).*|.*widget-view.*"
+    r"Traceback \(most recent call last\)|\w+Warning: .*|.*(?:it/s\]|s/it\]|%\|[█▏ ]).*|.*(?:Float|Int)Progress\(.*"
 )
 
 
@@ -114,10 +115,9 @@ def _check_outputs(path: Path, cells: list[dict]) -> None:
 
 
 def _shown_text(output: dict) -> str:
-    """What a reader sees of an output as text; a widget, which the book cannot show, by its name."""
-    data = output.get("data", {})
-    parts = [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
-    return "\n".join(["".join(part) for part in parts] + [kind for kind in data if "widget" in kind])
+    """An output as text; not as HTML, in which rows of data speak of warnings and tracebacks."""
+    parts = [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
+    return "\n".join("".join(part) for part in parts)
 
 
 def lay_out(notebooks: dict[str, Path], source: Path, run: Path, adapt: Path) -> None:
@@ -140,6 +140,9 @@ def lay_out(notebooks: dict[str, Path], source: Path, run: Path, adapt: Path) ->
                 cell["metadata"]["tags"].append("hide-input")
             if ".from_namespace(globals())" in "".join(cell["source"]):  # shows the parameters cell once more
                 cell["metadata"].setdefault("tags", []).append("hide-output")
+            for output in cell["outputs"]:
+                if WIDGET in output.get("data", {}):
+                    output["data"] = {"text/html": "<em>Buttons stand here when the notebook is open in Jupyter.</em>"}
             given = [kind for output in cell["outputs"] for kind in output.get("metadata", {}).values()]
             alt = [kind["alt"] for kind in given if isinstance(kind, dict) and "alt" in kind]
             if alt:

@@ -22,6 +22,8 @@ EXCHANGED = {
 }
 IMAGE = re.compile(r'<img(?P<rest>[^>]*?\ssrc="(?P<src>[^"]*_images/[^"]+)\.svg"[^>]*?)\s*/?>')
 KEPT = "open-in-colab"
+# Until a reader has chosen light or dark, the theme calls its own empty default an error.
+UNDECIDED = ('localStorage.getItem("mode") || "";', 'localStorage.getItem("mode") || "auto";')
 # The theme and Jupyter Book each put the same script there, which is an error in the browser, and it would fetch more.
 LIVE_CODE = re.compile(r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>", re.S)
 
@@ -38,7 +40,8 @@ def finish_pages(html: Path) -> int:
         path.with_name(f"{path.stem}.dark.svg").write_text(darken(path.read_text(encoding="utf-8")), encoding="utf-8")
     for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(IMAGE.sub(_both, LIVE_CODE.sub("", text)), encoding="utf-8")
+        text = LIVE_CODE.sub("", text).replace(*UNDECIDED)
+        page.write_text(IMAGE.sub(_both, text), encoding="utf-8")
     return len(drawings)
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from phoenix_utils.artifacts import STAGE_FOLDERS, read_json, write_atomic
-from phoenix_utils.evaluation.contenders import CONTENDERS
+from phoenix_utils.sweep import MODELS
 from phoenix_utils.tables import read_lines
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -27,11 +27,11 @@ def quoted(run: Path) -> str:
         f"{read['sft']['seed']}, on {machine['cores']} CPU cores ({machine['architecture']}), no GPU. Values with 95 % "
         "intervals.",
         "",
-        "| measure | " + " | ".join(CONTENDERS) + " | sft − base | dpo − sft |",
+        "| measure | " + " | ".join(MODELS) + " | sft − base | dpo − sft |",
         "|---|---|---|---|---|---|",
     ]
     for name in scores["base"]:
-        cells = [scores[model][name] for model in CONTENDERS]
+        cells = [scores[model][name] for model in MODELS]
         cells += [differences["paired"][pair][name] for pair in ("sft-base", "dpo-sft")]
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(map(_interval, cells)) + " |")
     preference = differences["preference"]

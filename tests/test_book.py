@@ -283,6 +283,11 @@ def test_a_page_that_fetches_from_the_network_is_refused(book, tmp_path, tag):
         book.check_pages(["page"], [], tmp_path)
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "book").glob("*.py")))
+def test_every_script_of_the_book_finds_what_it_imports(name, monkeypatch):
+    assert load(name, monkeypatch).__doc__
+
+
 def test_every_setting_with_each_profiles_value_is_on_the_settings_page(reference):
     page = reference.settings_page()
     models = {"adapt": pipeline.STAGES["adapt"].settings_model(), **pipeline.settings_models()}

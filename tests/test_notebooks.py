@@ -141,7 +141,9 @@ def test_the_labs_notebook_runs_with_its_solutions(tmp_path):
     nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(ROOT)}}).execute()
     solutions = [cell for cell in notebook.cells if "hide-cell" in cell.metadata.get("tags", [])]
     assert "the luckiest of twelve stands at" in solutions[-1].outputs[0].text
-    [drawn] = [out for cell in notebook.cells for out in cell.get("outputs", []) if "Twelve coins" in str(out.metadata)]
+    [drawn] = [
+        out for cell in notebook.cells for out in cell.get("outputs", []) if "Twelve coins" in str(out.get("metadata"))
+    ]
     assert "image/svg+xml" in drawn.data and "image/png" not in drawn.data
 
 
