@@ -17,7 +17,7 @@ VLLM  := .venv-vllm
 .PHONY: help env test test-vllm mini adapt book book-browser lab notebooks lint clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-13s %s\n", $$1, $$2}'
 
 env: $(STAMP) ## make the Python environment in .venv (pass TORCH_INDEX=... for a small PyTorch)
 

@@ -54,4 +54,4 @@ def _both(found: re.Match) -> str:
         kind = f"only-{theme}"
         rest = rest.replace('class="', f'class="{kind} ') if 'class="' in rest else f' class="{kind}"{rest}'
         tags.append(f"<img{rest} />")
-    return "".join(tags)
+    return f'<span class="drawing">{"".join(tags)}</span>'

@@ -63,23 +63,25 @@ def box(chapter: str, run: Path, adapt: Path) -> str:
     if chapter == LAB:
         lines.append("**Minutes:** one to read; the sweep itself is about an hour on two cores, see its file below.")
     else:
-        lines.append(f"**Minutes:** {', '.join(minutes(chapter, run, adapt))}.")
+        lines.append(f"**Minutes:** {minutes(chapter, run, adapt)}.")
     return "\n".join([*lines, "```"])
 
 
-def minutes(stage: str, run: Path, adapt: Path) -> list[str]:
-    """Minutes of a stage on each profile, or why there is no number."""
+def minutes(stage: str, run: Path, adapt: Path) -> str:
+    """Minutes of a stage on each profile, measured or estimated, and which of the two; or that nobody knows."""
     manifest = (adapt if stage == "adapt" else run) / STAGE_FOLDERS[stage] / "manifest.json"
-    seconds = read_json(manifest).get("seconds") or 0
-    shown = f"{max(1, round(seconds / 60))} in the run of this book ([which machine](../book/reference/timings.md))"
+    shown = max(1, round((read_json(manifest).get("seconds") or 0) / 60))
+    measured = f"{shown} ([in the run of this book](../book/reference/timings.md))"
     if stage == "adapt":
-        return [shown, "22 on two CPU cores for the full run behind the packaged adapter (its card)"]
-    found = [f"`mini` {shown}"]
+        return f"{measured}; the full run behind the packaged adapter took 22 on two CPU cores, says its card"
+    found = {}
     for name in PROFILES[1:]:
         profile = load_profile(find_profile(name, [pipeline.data_folder("profiles")]), pipeline.settings_models())
-        value = estimate(stage, profile)
-        found.append(f"`{name}` {'not timed' if value is None else f'about {_round(value)}, estimated'}")
-    return found
+        found[name] = estimate(stage, profile)
+    if None in found.values():
+        return f"`mini` {measured}; nobody has timed {', '.join(f'`{name}`' for name in found)}"
+    rest = ", ".join(f"`{name}` {_round(value)}" for name, value in found.items())
+    return f"`mini` {measured}; by [arithmetic](../book/at_scale.md) that no machine has checked, {rest}"
 
 
 def estimate(stage: str, profile: Profile) -> float | None:
