@@ -145,7 +145,7 @@ def commands_page() -> str:
     for name, command in {"": group, **group.commands}.items():
         full = f"phoenix {name}".strip()
         command.rich_markup_mode = None  # boxes and colours belong in a terminal
-        context = typer.Context(command, info_name=full, max_content_width=80, terminal_width=80)
+        context = typer.Context(command, info_name=full, max_content_width=76, terminal_width=76)
         text += [f"## `{full}`", "", "```text", command.get_help(context).rstrip(), "```", ""]
     return "\n".join(text)
 
@@ -200,7 +200,7 @@ def timings_page(run: Path, adapt: Path) -> str:
         counts = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in manifest.get("counts", {}).items())
         rows.append(
             f"| {TITLES[stage]} | {'–' if seconds is None else f'{seconds / 60:.1f}'} | "
-            f"{'–' if memory is None else f'{memory:.2f}'} | {counts or '–'} | {manifest.get('finished', '–')} |"
+            f"{'–' if memory is None else f'{memory:.2f}'} | {counts or '–'} | {manifest.get('finished', '–')[:16].replace('T', ' ')} |"
         )
         machine = manifest.get("machine", {})
         machines.add(", ".join(f"{key} {value}" for key, value in machine.items()) or "not recorded")
