@@ -196,11 +196,12 @@ def timings_page(run: Path, adapt: Path) -> str:
     rows, machines = [], set()
     for stage, folder in STAGE_FOLDERS.items():
         manifest = read_json((adapt if stage == "adapt" else run) / folder / "manifest.json")
+        finished = manifest.get("finished", "–")[:16].replace("T", " ")
         seconds, memory = manifest.get("seconds"), manifest.get("peak_memory_gb")
         counts = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in manifest.get("counts", {}).items())
         rows.append(
             f"| {TITLES[stage]} | {'–' if seconds is None else f'{seconds / 60:.1f}'} | "
-            f"{'–' if memory is None else f'{memory:.2f}'} | {counts or '–'} | {manifest.get('finished', '–')[:16].replace('T', ' ')} |"
+            f"{'–' if memory is None else f'{memory:.2f}'} | {counts or '–'} | {finished} |"
         )
         machine = manifest.get("machine", {})
         machines.add(", ".join(f"{key} {value}" for key, value in machine.items()) or "not recorded")
