@@ -14,10 +14,10 @@ STAMP := $(VENV)/.installed
 VLLM  := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help env test test-vllm mini adapt book lab notebooks lint clean
+.PHONY: help env test test-vllm mini adapt book book-browser lab notebooks lint clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-13s %s\n", $$1, $$2}'
 
 env: $(STAMP) ## make the Python environment in .venv (pass TORCH_INDEX=... for a small PyTorch)
 
@@ -53,8 +53,15 @@ mini: env ## run the five notebooks on the embedded model, on the CPU and offlin
 adapt: env ## train a translator at a small size; the full run is phoenix adapt profiles/adapt_en_de.yaml
 	$(BIN)/phoenix adapt
 
-book: adapt ## build the book from the newest mini run; a warning is an error
+# A `mini` run that is finished is skipped in two seconds; another RUN is taken as it is.
+book: $(if $(filter runs/mini,$(RUN)),mini) adapt ## build the book from the newest mini run; a warning is an error
 	$(BIN)/python book/build.py --run $(RUN)
+
+# Playwright comes from the package index without a browser; it drives the Chromium or Chrome of the machine, or the one
+# that `playwright install chromium` fetches.
+book-browser: env ## read the built book in a real browser: needs Chromium or Chrome
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser]'
+	$(BIN)/python book/browser.py
 
 lab: env ## the long comparisons whose tables stand in book/results; hours
 	$(BIN)/python benchmarks/adapt_arms.py

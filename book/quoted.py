@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from phoenix_utils.artifacts import STAGE_FOLDERS, read_json, write_atomic
-from phoenix_utils.evaluation.contenders import CONTENDERS
+from phoenix_utils.sweep import MODELS
+from phoenix_utils.tables import read_lines
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -26,11 +27,11 @@ def quoted(run: Path) -> str:
         f"{read['sft']['seed']}, on {machine['cores']} CPU cores ({machine['architecture']}), no GPU. Values with 95 % "
         "intervals.",
         "",
-        "| measure | " + " | ".join(CONTENDERS) + " | sft − base | dpo − sft |",
+        "| measure | " + " | ".join(MODELS) + " | sft − base | dpo − sft |",
         "|---|---|---|---|---|---|",
     ]
     for name in scores["base"]:
-        cells = [scores[model][name] for model in CONTENDERS]
+        cells = [scores[model][name] for model in MODELS]
         cells += [differences["paired"][pair][name] for pair in ("sft-base", "dpo-sft")]
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(map(_interval, cells)) + " |")
     preference = differences["preference"]
@@ -49,9 +50,23 @@ def quoted(run: Path) -> str:
         counts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in manifest["counts"].items())
         lines.append(f"| {stage} | {manifest['seconds']:.0f} | {manifest['peak_memory_gb']:.2f} | {counts} |")
     sft = read_json(run / STAGE_FOLDERS["sft"] / "metrics.json")
-    return "\n".join(
-        [*lines, "", f"Trained parameters: {sft['trainable_parameters']:,}. {read['dpo']['notes']['start']}.\n"]
-    )
+    lines += [
+        "",
+        f"Trained parameters: {sft['trainable_parameters']:,}. {read['dpo']['notes']['start']}.",
+        "",
+        curve(run),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def curve(run: Path) -> str:
+    """A sentence about the batches that DPO trained on, from the third step on."""
+    steps = [step for step in read_lines(run / STAGE_FOLDERS["dpo"] / "log.jsonl") if "rewards/margins" in step][2:]
+    said = []
+    for key, name in (("rewards/accuracies", "accuracy"), ("rewards/margins", "margin")):
+        values = [step[key] for step in steps]
+        said.append(f"{name} {min(values):.2f} to {max(values):.2f}")
+    return f"DPO's training batches from the third step on: {', '.join(said)}."
 
 
 def _interval(found: dict) -> str:

@@ -118,7 +118,7 @@ def _plain(text: str) -> str:
     return re.sub(r"([<*_\[\]])", r"\\\1", text)
 
 
-def _wrapped(doc: str, width: int = 84) -> str:
+def _wrapped(doc: str, width: int = 78) -> str:
     """A docstring whose long lines are broken for the page; indented lists keep their indent."""
     lines: list[str] = []
     for paragraph in doc.split("\n\n"):
@@ -145,7 +145,7 @@ def commands_page() -> str:
     for name, command in {"": group, **group.commands}.items():
         full = f"phoenix {name}".strip()
         command.rich_markup_mode = None  # boxes and colours belong in a terminal
-        context = typer.Context(command, info_name=full, max_content_width=90, terminal_width=90)
+        context = typer.Context(command, info_name=full, max_content_width=76, terminal_width=76)
         text += [f"## `{full}`", "", "```text", command.get_help(context).rstrip(), "```", ""]
     return "\n".join(text)
 
@@ -186,7 +186,7 @@ def _signature(name: str, item: typing.Any) -> str:
     else:
         kind, end = "def", f" -> {inspect.formatannotation(signature.return_annotation)}".replace("'", "")
     line = f"{kind} {name}({', '.join(parameters)}){end}"
-    if len(line) > 88:
+    if len(line) > 78:
         line = f"{kind} {name}(\n    " + ",\n    ".join(parameters) + f",\n){end}"
     return re.sub(r"\b(?:phoenix_utils|collections|matplotlib|pathlib)\.(?:\w+\.)*", "", line)
 
@@ -196,11 +196,12 @@ def timings_page(run: Path, adapt: Path) -> str:
     rows, machines = [], set()
     for stage, folder in STAGE_FOLDERS.items():
         manifest = read_json((adapt if stage == "adapt" else run) / folder / "manifest.json")
+        finished = manifest.get("finished", "–")[:16].replace("T", " ")
         seconds, memory = manifest.get("seconds"), manifest.get("peak_memory_gb")
         counts = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in manifest.get("counts", {}).items())
         rows.append(
             f"| {TITLES[stage]} | {'–' if seconds is None else f'{seconds / 60:.1f}'} | "
-            f"{'–' if memory is None else f'{memory:.2f}'} | {counts or '–'} | {manifest.get('finished', '–')} |"
+            f"{'–' if memory is None else f'{memory:.2f}'} | {counts or '–'} | {finished} |"
         )
         machine = manifest.get("machine", {})
         machines.add(", ".join(f"{key} {value}" for key, value in machine.items()) or "not recorded")

@@ -13,13 +13,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils.errors import PhoenixError
-from phoenix_utils.profile import StageSettings
+from pydantic import Field
 
+from phoenix_utils.errors import PhoenixError
+from phoenix_utils.profile import Strict
+
+LAB = "06_ablations.ipynb"
+EXTRAS = "[qlora,harness]"
 BADGE = re.compile(r"(\[!\[Open in Colab\]\([^)]*\)\]\()[^)]*(\))")
 
 
-def parameters_source(model: type[StageSettings]) -> str:
+class LabSettings(Strict):
+    """Parameters of the ablation lab's notebook, which is no stage: it shows a sweep and its stored table."""
+
+    sweep: str = Field("profiles/sweeps/ablations.yaml", description="file of the sweep that is explained")
+    table: str = Field("ablations", description="stored table of book/results that is shown")
+
+
+def parameters_source(model: type[Strict]) -> str:
     """The parameters cell for a settings model: every setting with its default and its help as a comment."""
     lines = []
     for name, field in model.model_fields.items():
@@ -38,6 +49,8 @@ def install_source(extras: str, url: str) -> str:
     """The install cell: on Colab, fetch the project with its pinned versions; elsewhere, do nothing."""
     return "\n".join(
         [
+            "keep_on_drive = False  # on Colab: True keeps runs/ on your Google Drive, where a disconnect spares it",
+            "",
             "import importlib.util, subprocess, sys",
             "",
             "if importlib.util.find_spec('phoenix_utils') is None:  # a fresh Colab: the pins come before any import",
@@ -46,8 +59,10 @@ def install_source(extras: str, url: str) -> str:
             f"    subprocess.run([*install, '-e', 'phoenix{extras}'], check=True)",
             "    sys.path.insert(0, 'phoenix')",
             "",
+            "from phoenix_utils import colab",
             "from phoenix_utils.artifacts import installed_versions",
             "",
+            "colab.prepare(keep_on_drive)",
             "installed_versions()",
         ]
     )
@@ -103,7 +118,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
     return parameters
 
 
-def check_notebook(path: Path, model: type[StageSettings]) -> None:
+def check_notebook(path: Path, model: type[Strict]) -> None:
     """Raise PhoenixError unless the notebook's parameters cell is exactly the stage's settings."""
     found, known = read_parameters(path), model.model_fields
     for name in found:
@@ -119,7 +134,7 @@ def check_notebook(path: Path, model: type[StageSettings]) -> None:
             )
 
 
-def fill_notebook(path: Path, model: type[StageSettings], url: str) -> bool:
+def fill_notebook(path: Path, model: type[Strict], url: str) -> bool:
     """Write the generated cells (badge, install, parameters) into a notebook; True if anything changed."""
     import nbformat
 
@@ -130,7 +145,7 @@ def fill_notebook(path: Path, model: type[StageSettings], url: str) -> bool:
         if "parameters" in tags:
             cell.source = parameters_source(model)
         elif "install" in tags:
-            cell.source = install_source("[qlora,harness]", url)
+            cell.source = install_source(EXTRAS, url)
         elif cell.cell_type == "markdown":
             cell.source = BADGE.sub(rf"\g<1>{badge_url(url, path.name)}\g<2>", cell.source)
         if cell.cell_type == "code":

@@ -18,7 +18,7 @@ from typing import Any
 from phoenix_utils import artifacts, hub, needs, notebooks, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, project_root, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.profile import Profile, StageSettings, choose, find_profile, load_profile, load_settings
+from phoenix_utils.profile import Profile, StageSettings, Strict, choose, find_profile, load_profile, load_settings
 
 SETTINGS_NAMES = {
     "adapt": "AdaptSettings",
@@ -85,12 +85,12 @@ def notebook_path(stage: str) -> Path:
 
 
 def fill_notebooks() -> list[str]:
-    """Write the generated cells of every stage's notebook into the checkout; returns the names that changed."""
-    url = notebooks.repository_url(data_folder("notebooks").parent)
-    paths = {name: notebook_path(name) for name in STAGES}
-    return [
-        path.name for name, path in paths.items() if notebooks.fill_notebook(path, STAGES[name].settings_model(), url)
-    ]
+    """Write the generated cells of every notebook into the checkout; returns the names that changed."""
+    folder = data_folder("notebooks")
+    url = notebooks.repository_url(folder.parent)
+    models: dict[Path, type[Strict]] = {notebook_path(name): stage.settings_model() for name, stage in STAGES.items()}
+    models[folder / notebooks.LAB] = notebooks.LabSettings
+    return [path.name for path, model in models.items() if notebooks.fill_notebook(path, model, url)]
 
 
 def settings_models() -> dict[str, type[StageSettings]]:

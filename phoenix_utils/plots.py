@@ -10,10 +10,13 @@ matplotlib is imported when something is drawn, so that importing this module co
 import base64
 import io
 import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -68,6 +71,45 @@ def use_style() -> None:
 
     matplotlib.rcParams.update(_STYLE)
     matplotlib.rcParams["axes.prop_cycle"] = cycler(color=PALETTE)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        _show_as_vectors(shell)
+
+
+def _show_as_vectors(shell: "InteractiveShell") -> None:
+    """Have a notebook show figures as SVG that carries its words, and no longer as pixels."""
+    import matplotlib_inline.backend_inline  # noqa: F401  sets its own formats when it is first imported
+    from matplotlib.figure import Figure
+
+    formatters = shell.display_formatter.formatters
+    formatters["image/png"].pop(Figure, None)
+    formatters["image/svg+xml"].for_type(Figure, _svg_with_words)
+
+
+def _svg_with_words(figure: "Figure") -> tuple[str, dict[str, str]] | None:
+    from IPython.core.pylabtools import print_figure
+
+    svg = print_figure(figure, fmt="svg", metadata={"Date": None})
+    return (svg, {"alt": words(figure)}) if svg else None
+
+
+def words(figure: "Figure") -> str:
+    """What a figure shows, in words for whoever does not see it: titles, axes, and the names of rows and series."""
+    parts = [figure.get_suptitle()]
+    for ax in figure.axes:
+        title = ax.get_title(loc="left") or ax.get_title()
+        series = [name for name in ax.get_legend_handles_labels()[1] if not name.startswith("_")]
+        rows = [tick.get_text() for tick in ax.get_yticklabels()]
+        named = [row for row in rows if re.search("[^\\W\\d_]", row)]
+        across, up = ax.get_xlabel(), ax.get_ylabel()
+        parts += [
+            title,
+            f"Rows: {', '.join(named)}" if named else "",
+            f"Across: {across}" if across else "",
+            f"Upwards: {up}" if up else "",
+            f"Series: {', '.join(dict.fromkeys(series))}" if series else "",
+        ]
+    return ". ".join(" ".join(part.split()).rstrip(".") for part in parts if part)
 
 
 def colour(name: str, position: int = 0) -> str:

@@ -79,4 +79,4 @@ def samples_html(rows: Sequence[dict[str, Any]]) -> str:
 
 def _answer_html(answer: Completion) -> str:
     ended = "■ stopped by itself" if answer.finish_reason == "stop" else "… cut off at the limit"
-    return f"{html.escape(answer.text.strip()) or '(nothing)'}<br><small style='color:#767676'>{ended}</small>"
+    return f"{html.escape(answer.text.strip()) or '(nothing)'}<br><small style='opacity:0.75'>{ended}</small>"

@@ -1,5 +1,6 @@
-"""The book's builder: what it refuses, and what it builds from a run."""
+"""The book's builder: what it refuses, what it builds from a run, and how that reads in a browser."""
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -10,12 +11,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import typer
+import yaml
 
-from phoenix_utils import memory, pipeline
+from phoenix_utils import memory, notebooks, pipeline, plots
 from phoenix_utils.artifacts import STAGE_FOLDERS
 from phoenix_utils.cli import app
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.profile import StageSettings
+from phoenix_utils.profile import StageSettings, find_profile, load_profile, load_settings
 from phoenix_utils.translation import cost
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +40,19 @@ def reference(monkeypatch):
 @pytest.fixture
 def book(tmp_path, monkeypatch):
     """The builder at work on a project with the real pages, and a finished run of five short notebooks."""
+    return project(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The book of such a project, built once: its first page."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        return project(folder, patch).build(folder / "runs/mini", folder / "runs/mini")
+
+
+def project(tmp_path, monkeypatch):
+    """The builder, with a project of its own in `tmp_path`."""
     module = load("build", monkeypatch)
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for name in ("_config.yml", "_toc.yml", "CITATION.cff"):
@@ -52,6 +67,17 @@ def book(tmp_path, monkeypatch):
     return module
 
 
+# What a cell that greets and draws leaves behind.
+DRAWING = {
+    "output_type": "display_data",
+    "data": {
+        "text/plain": "Grüße",
+        "image/svg+xml": '<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9" fill="#ffffff"/></svg>',
+    },
+    "metadata": {"image/svg+xml": {"alt": "A white square"}},
+}
+
+
 def write_notebooks(root: Path, name: str, text: str = "", output: dict | None = None) -> None:
     """A notebook and its executed copy, which has one cell more: the runner's parameters."""
     new = nbformat.v4
@@ -60,7 +86,7 @@ def write_notebooks(root: Path, name: str, text: str = "", output: dict | None =
     cell = new.new_code_cell("print('Grüße')")
     injected = new.new_code_cell('language = "de"', metadata={"tags": ["injected-parameters"]})
     injected.execution_count = 2
-    output = output or {"output_type": "stream", "name": "stdout", "text": "Grüße\n"}
+    output = output or DRAWING
     done = new.new_code_cell(cell.source, execution_count=3, outputs=[nbformat.from_dict(output)])
     for path, cells in (
         (root / "notebooks", [title, parameters, cell]),
@@ -73,17 +99,106 @@ def write_notebooks(root: Path, name: str, text: str = "", output: dict | None =
         nbformat.write(notebook, path / f"{name}.ipynb")
 
 
-def test_the_book_holds_every_page_and_reads_without_a_network(book, tmp_path):
-    first = book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
-    assert first == tmp_path / "book/_build/html/book/welcome.html" and first.is_file()
-    page = (tmp_path / "book/_build/html/notebooks/03_sft.html").read_text(encoding="utf-8")
-    assert "Grüße" in page and "open-in-colab.svg" in page and "colab-badge" not in page
-    assert (tmp_path / "book/_build/html/_static/mathjax.js").stat().st_size > 1_000_000
-    assert "_static/mathjax.js" in page and "<h1>03_sft" in page
+def test_the_book_holds_every_page_and_reads_without_a_network(built):
+    html = built.parent.parent
+    assert built == html / "book/welcome.html" and built.is_file()
+    page = (html / "notebooks/03_sft.html").read_text(encoding="utf-8")
+    assert "open-in-colab.svg" in page and "colab-badge" not in page
+    assert (html / "_static/mathjax.mjs").stat().st_size > 1_000_000
+    assert page.count("_static/mathjax.mjs") == 1 and "<h1>03_sft" in page and "THEBE_JS_URL" not in page
     for path in (ROOT / "book/reference").glob("*.md"):  # what stands in git only says that the build writes it
         assert "stands here in the built book" in path.read_text(encoding="utf-8")
-        written = (tmp_path / f"book/_build/html/book/reference/{path.stem}.html").read_text(encoding="utf-8")
+        written = (html / f"book/reference/{path.stem}.html").read_text(encoding="utf-8")
         assert "stands here in the built book" not in written
+
+
+def test_a_chapter_begins_with_goal_needs_and_minutes_on_each_profile(built):
+    for folder in STAGE_FOLDERS.values():
+        page = (built.parent.parent / f"notebooks/{folder}.html").read_text(encoding="utf-8")
+        box = page.split("At a glance", 1)[1].split("</div>", 1)[0]
+        assert "Goal:" in box and "You need:" in box and "Minutes:" in box
+        if folder != STAGE_FOLDERS["adapt"]:
+            assert all(f">{name}</span>" in box for name in ("mini", "laptop", "colab", "single_gpu", "paper"))
+
+
+def test_estimated_minutes_agree_with_the_sums_of_the_page_on_the_papers_run(monkeypatch):
+    glance = load("glance", monkeypatch)
+    paper = load_profile(find_profile("paper", [ROOT / "profiles"]), pipeline.settings_models())
+    assert glance.estimate("translation", paper) == pytest.approx(60 * 150, rel=0.05)
+    assert glance.estimate("sft", paper) == pytest.approx(13_900 / 60, rel=0.3)  # rows of a mean length, not packed
+    assert glance.estimate("evaluation", paper) is None
+    assert [glance._round(value) for value in (0.2, 7.4, 93, 8_960)] == ["1", "7", "93", "9,000"]
+
+
+def test_a_drawing_has_words_and_a_version_for_the_dark(built):
+    page = (built.parent.parent / "notebooks/03_sft.html").read_text(encoding="utf-8")
+    tags = [tag for tag in re.findall(r"<img[^>]*>", page) if "A white square" in tag]
+    assert [re.search(r"only-(\w+)", tag)[1] for tag in tags] == ["light", "dark"]
+    light, dark = (re.search(r'src="([^"]+)"', tag)[1] for tag in tags)
+    folder = built.parent.parent / "notebooks"
+    assert "#ffffff" in (folder / light).read_text() and "#121212" in (folder / dark).read_text()
+
+
+def test_the_colours_of_the_data_stand_out_on_both_papers(monkeypatch):
+    finish = load("finish", monkeypatch)
+
+    def light(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    dark = light(finish.PAPER) + 0.05
+    for colour in plots.PALETTE:
+        assert (light(finish.darken(colour)) + 0.05) / dark >= 3, colour
+    assert (light(finish.darken(plots.INK)) + 0.05) / dark >= 7
+    used = {value.lower() for value in plots._STYLE.values() if isinstance(value, str) and value.startswith("#")}
+    assert used <= set(finish.EXCHANGED), "a colour of the style has no counterpart in the dark"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A real browser, where Playwright and a Chromium are installed."""
+    pytest.importorskip("playwright", reason="Playwright is not installed: make book-browser")
+    from playwright.sync_api import Error
+
+    with pytest.MonkeyPatch.context() as patch:
+        module = load("browser", patch)
+    with contextlib.ExitStack() as stack:
+        try:
+            browser = stack.enter_context(module.chromium())
+        except Error as error:
+            pytest.skip(f"Playwright finds no browser to drive: {str(error).splitlines()[0]}")
+        yield module, browser
+
+
+def test_the_built_book_reads_well_in_a_real_browser(built, chromium):
+    module, browser = chromium
+    html = built.parent.parent
+    # One page of each kind, since all of them (`make book-browser`) take a minute.
+    assert module.check_pages(browser, html, only="welcome|dpo_derivation|03_sft|q04|glossary|commands|search") == []
+    assert module.check_gestures(browser, html, "book/setup", "notebooks/03_sft") == []
+
+
+def test_the_browser_sees_what_a_reader_would_stumble_over(tmp_path, chromium):
+    module, browser = chromium
+    (tmp_path / "page.html").write_text(
+        """<!doctype html><html><head><script src="missing.js"></script></head><body><main>
+        <p style="color:#999;background:#fff">faint</p><p style="width:2000px">wide</p><img src="a.png">
+        <img src="b.png" alt="b.png"><img src="http://elsewhere.invalid/c.png" alt="from elsewhere">
+        <script>console.error("a fault"); null.x</script></main></body></html>"""
+    )
+    found = "\n".join(module.check_pages(browser, tmp_path))
+    for words in (
+        "console: a fault",
+        "script error: Cannot read properties of null",
+        "does not load: file://",
+        "fetches http://elsewhere.invalid/c.png",
+        "sticks out: the page is 20",
+        "no words for the picture a.png",
+        "no words for the picture b.png",
+        'faint (light): <p class=""> rgb(153, 153, 153) on rgb(255,255,255) has 2.85: "faint"',
+    ):
+        assert f"page.html at 1280 px: {words}" in found and f"page.html at 390 px: {words}" in found, words
 
 
 def test_a_warning_fails_the_build(book, tmp_path):
@@ -126,6 +241,35 @@ def test_a_librarys_notice_among_the_outputs_is_refused(book, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("Traceback (most recent call last):\n", "Traceback"),
+        ("lib/a.py:3: FutureWarning: `x` goes away\n  warn()\n", "FutureWarning: `x` goes away"),
+        (" 40%|████      | 4/10 [00:01<00:02,  3.1it/s]", "40%"),
+    ],
+)
+def test_debris_among_the_outputs_is_refused(book, tmp_path, text, shown):
+    write_notebooks(tmp_path, "01_translation", output={"output_type": "stream", "name": "stdout", "text": text})
+    with pytest.raises(PhoenixError, match=f"01_translation.ipynb shows a library's notice, '.*{re.escape(shown)}"):
+        book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
+
+
+def test_a_picture_without_words_is_refused(book, tmp_path):
+    write_notebooks(tmp_path, "01_translation", output={**DRAWING, "metadata": {}})
+    with pytest.raises(PhoenixError, match="shows a picture without words"):
+        book.build(tmp_path / "runs/mini", tmp_path / "runs/mini")
+
+
+def test_a_link_to_an_anchor_that_is_not_there_is_refused(book, tmp_path):
+    (tmp_path / "a.html").write_text('<h1 id="top">A</h1><a href="b.html#here">there</a><a href="#top">up</a>')
+    (tmp_path / "b.html").write_text('<h1 id="here">B</h1>')
+    book.check_pages(["a", "b"], [], tmp_path)
+    (tmp_path / "b.html").write_text('<h1 id="elsewhere">B</h1>')
+    with pytest.raises(PhoenixError, match="a.html links to b.html#here, which is not there"):
+        book.check_pages(["a", "b"], [], tmp_path)
+
+
+@pytest.mark.parametrize(
     "tag",
     [
         '<img src="https://example.org/a.png">',
@@ -137,6 +281,11 @@ def test_a_page_that_fetches_from_the_network_is_refused(book, tmp_path, tag):
     (tmp_path / "page.html").write_text(f'<a href="https://example.org">a link is fine</a>{tag}')
     with pytest.raises(PhoenixError, match="page.html fetches (https:)?//example.org/a"):
         book.check_pages(["page"], [], tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "book").glob("*.py")))
+def test_every_script_of_the_book_finds_what_it_imports(name, monkeypatch):
+    assert load(name, monkeypatch).__doc__
 
 
 def test_every_setting_with_each_profiles_value_is_on_the_settings_page(reference):
@@ -297,3 +446,124 @@ def test_numbers_from_stored_tables_are_those_of_the_tables():
         and "3.89 GB and of the DPO process 3.63 GB" in found["book/deep/lora_memory.md"]
     )
     assert "36 and 34 were kept after the one, 55 and 57 after the other" in found["book/deep/filters.md"]
+
+
+def phoenix_commands() -> list[tuple[str, list[str]]]:
+    """Every `phoenix` command in shell blocks of README and pages: page and words, with loops' values filled in."""
+    found = []
+    for name, text in {"README.md": (ROOT / "README.md").read_text(encoding="utf-8"), **pages()}.items():
+        for block in re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M):
+            for line in block.replace("\\\n", " ").splitlines():
+                for command in re.findall(r"(?:^|do |; )\s*(?:\S*bin/)?phoenix (.+?)(?:;| +# |$)", line):
+                    found.append((name, re.sub(r"\$\w+", "2", command).split()))
+    return found
+
+
+def test_every_command_on_the_pages_is_one_that_the_command_line_takes():
+    commands, models = typer.main.get_command(app).commands, pipeline.settings_models()
+    profiles = {path.stem for path in (ROOT / "profiles").glob("*.yaml")}
+    seen = phoenix_commands()
+    assert len(seen) > 25
+    for page, (name, *words) in seen:
+        if name in ("doctor", "sweep") or "PROFILE" in words:
+            assert name in commands
+            continue
+        options = commands[name].make_context(name, words).params  # an unknown option would end here
+        texts = options.get("overrides") or []
+        if name == "adapt":
+            changes = dict(text.split("=", 1) for text in texts)
+            load_settings(None, pipeline.STAGES["adapt"].settings_model(), changes)
+            continue
+        assert options["profile"] in profiles, page
+        load_profile(ROOT / "profiles" / f"{options['profile']}.yaml", models, pipeline.parse_overrides(texts))
+
+
+def test_a_first_result_is_three_actions_away():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"^```bash\n(.*?)^```", text, re.S | re.M)[1].splitlines()
+    actions = [line.split("#")[0].strip() for line in first[: 1 + next(n for n, s in enumerate(first) if "make" in s)]]
+    assert actions == [f"git clone {notebooks.repository_url(ROOT)} && cd phoenix", "make mini"]
+    assert "05_evaluation/report.html" in text[: text.index("## Which profile")]  # the third: open it
+    assert text[: text.index("```bash")].count("\n") < 20
+
+
+def test_the_pictures_of_the_readme_are_there_and_small():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", text)
+    assert {Path(path).name for _, path in shown} == {"flow.svg", "screen_book.png", "screen_report.png"}
+    for words, path in shown:
+        assert len(words) > 60 and (ROOT / path).stat().st_size < 200_000
+
+
+def test_issue_templates_are_whole_and_lead_to_this_repository():
+    folder = ROOT / ".github/ISSUE_TEMPLATE"
+    for path in folder.glob("*.yml"):
+        template = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.name == "config.yml":
+            address = template["contact_links"][0]["url"]
+            assert address == f"{notebooks.repository_url(ROOT)}/blob/main/book/troubleshooting.md"
+            continue
+        assert template["name"] and template["description"]
+        ids = [field["id"] for field in template["body"] if field["type"] != "markdown"]
+        assert len(ids) == len(set(ids)) and all(field["attributes"] for field in template["body"])
+
+
+# Sentences that tell what came out here, and the names of those whose numbers a sentence may tell instead.
+RESULT = re.compile(
+    r"\b(?:our (?:own )?(?:runs?|comparison|experiment)|(?:in|of) (?:one|the|a real|this) run|measured|we trained"
+    r"|rose from|went from|held-out|were kept|trained model)\b",
+    re.I,
+)
+NAMED = re.compile(
+    r"\{cite|\]\(|\bpaper|Table \d|PHOENIX|Zephyr|handbook|LAION|LeoLM|ALMA|WMT|MT-Bench|LibreOffice|data sheet"
+    r"|\breport(?:s|ed)\b|assum|estimate",
+    re.I,
+)
+NUMBER = re.compile(r"(?<![\w./,])(\d[\d,]*(?:\.\d+)?)( ?%| percent| of \d+)?")
+
+
+def result_sentences(text: str) -> list[str]:
+    """Sentences of a page that tell a result of ours and name no one else as its source."""
+    found = []
+    for section in re.split(r"^(?=## )", text, flags=re.M):
+        everything = section.startswith("## What our runs showed")
+        prose = re.sub(r"```.*?```|\$\$.*?\$\$|^\|.*$|`[^`]*`", " ", section, flags=re.S | re.M)
+        for paragraph in re.split(r"\n\s*\n|^#.*$|^- ", prose, flags=re.M):
+            for sentence in re.split(r"(?<=[.:?])\s+(?=[A-Z*\[])", " ".join(paragraph.split())):
+                if (everything or RESULT.search(sentence)) and not NAMED.search(sentence):
+                    found.append(sentence)
+    return found
+
+
+def stored_numbers() -> set[float]:
+    """Every number of the stored results, of the packaged adapters' cards and of `mini`'s settings."""
+    files = [*(ROOT / "book/results").glob("*.md"), *(ROOT / "phoenix_utils/data/adapters").rglob("README.md")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*files, ROOT / "profiles/mini.yaml"])
+    text = re.sub(r"\b[a-f0-9]{7,}\b|\d{4}-\d\d-\d\d", " ", text)
+    return {float(number.replace(",", "").rstrip(".")) for number, _ in NUMBER.findall(text)}
+
+
+def untraced(sentence: str, stored: set[float]) -> list[str]:
+    """Decimals, shares and large numbers of a sentence that no stored one rounds to, as it stands or in per cent."""
+    told = [number for number, unit in NUMBER.findall(sentence) if "." in number or unit or len(number) > 2]
+    missing = []
+    for number in told:
+        digits, value = len(number.partition(".")[2]), float(number.replace(",", ""))
+        if not any(round(scale * known, digits) == value for known in stored for scale in (1, 100)):
+            missing.append(number)
+    return missing
+
+
+def test_numbers_in_sentences_about_results_come_from_a_stored_result():
+    texts = {name: text for name, text in pages().items() if not name.startswith("book/results/")}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        texts[path.name] = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    stored, seen = stored_numbers(), 0
+    for name, text in texts.items():
+        for sentence in result_sentences(text):
+            seen += 1
+            assert not untraced(sentence, stored), f"{name}: {untraced(sentence, stored)} in {sentence!r}"
+    assert seen > 30
+    assert untraced("In our run 61.7 % of 24 answers ended.", {0.617}) == []
+    assert untraced("In our run 61.7 % of 24 answers ended.", {0.716, 24}) == ["61.7"]

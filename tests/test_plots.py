@@ -87,3 +87,15 @@ def test_data_uri_is_whole_and_repeatable():
 def test_importing_the_module_does_not_load_matplotlib():
     code = "import sys, phoenix_utils.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_figures_words_are_its_titles_axes_rows_and_series():
+    figure = plots.detached_figure()
+    left, right = figure.subplots(1, 2)
+    figure.suptitle("Two panels.")
+    plots.bars({"base": 0.25, "SFT": 0.5}, title="Stops by itself", label="share", ax=left)
+    plots.curve({"train": [(0, 1)], "held out": [(0, 2)]}, x="step", y="loss", ax=right)
+    assert plots.words(figure) == (
+        "Two panels. Stops by itself. Rows: base, SFT. Across: share. Across: step. Upwards: loss. "
+        "Series: train, held out"
+    )

@@ -1,8 +1,8 @@
 """Draw the pictures of the book's deep chapters again: `python book/figures/make.py [NAME ...]`.
 
 Each function draws one SVG from the package's own arithmetic, from a table in `book/results` or with the embedded
-model's tokenizer; nothing is typed in that the code can compute. White ground and dark ink read well on a light page
-and on a dark one.
+model's tokenizer; nothing is typed in that the code can compute. The versions for dark pages are made of these files
+when the book is built (`book/finish.py`).
 """
 
 from __future__ import annotations

@@ -71,21 +71,19 @@ def _curves(settings: DpoSettings, keys: dict[str, str], **labels: str) -> Axes:
 
 
 def draw_signs(settings: DpoSettings) -> Figure:
-    """Every sign of a healthy run over its steps: the healthy range as a green band, range and red flag beside it."""
+    """Every sign of a healthy run over its steps: the healthy range as a green band, range and red flag below it."""
     folder = artifacts.stage_path(settings.run_dir, "dpo")
     looks = diagnostics.read_watch(folder)
     signs = diagnostics.SIGNS
-    figure = plots.axes(10, 2.1 * len(signs)).figure
+    figure = plots.axes(7, 2.7 * len(signs)).figure
     figure.clear()
-    for row, sign in zip(figure.subplots(len(signs), 2, width_ratios=(3, 2)), signs, strict=True):
-        axes, words = row
+    for axes, sign in zip(figure.subplots(len(signs), 1), signs, strict=True):
         points = training.read_curve(folder, sign.key) or [(k["step"], k[sign.key]) for k in looks if sign.key in k]
-        plots.curve({sign.title: points}, title=sign.title, x="optimizer step", ax=axes)
+        plots.curve({sign.title: points}, title=sign.title, ax=axes)
         if sign.low is not None:
             axes.axhspan(sign.low, sign.high, color="#2e8b57", alpha=0.12, linewidth=0)
-        words.axis("off")
-        lines = textwrap.wrap(f"healthy: {sign.healthy}", 42) + [""] + textwrap.wrap(f"red flag: {sign.red_flag}", 42)
-        words.text(0, 0.5, "\n".join(lines) if points else "not measured in this run", va="center", fontsize=9)
+        lines = [*textwrap.wrap(f"healthy: {sign.healthy}", 92), *textwrap.wrap(f"red flag: {sign.red_flag}", 92)]
+        axes.set_xlabel("\n".join(lines if points else ["not measured in this run"]), loc="left", fontsize=10)
     return figure
 
 

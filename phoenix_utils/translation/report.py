@@ -12,8 +12,8 @@ from phoenix_utils.translation.protect import protected_spans
 from phoenix_utils.translation.segments import Document
 
 # Readable on light and dark pages alike, and apart for colour-blind readers.
-TRANSLATED = "background:#9ecae155;border-bottom:2px solid #3182bd"
-PROTECTED = "background:#fdae6b55;border-bottom:2px dotted #e6550d"
+TRANSLATED = "background:#9ecae133;border-bottom:2px solid #3182bd"
+PROTECTED = "background:#fdae6b33;border-bottom:2px dotted #e6550d"
 KEPT = "opacity:0.75"
 
 
