@@ -4,7 +4,7 @@
 
 parsing     the project's 200 judge replies: share read right, scores made of replies that mean none
 statistics  2,000 simulated evaluations by a judge of known bias: do the intervals hold the truth?
-speed       MT-Bench answers of the embedded model in batches against one prompt at a time
+speed       MT-Bench answers of three models in batches against one prompt at a time, as one would without an engine
 harness     benchmarks.measure against lm_eval's own command line on the embedded model
 """
 
@@ -18,13 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from phoenix_utils import chat, models, sources, training
+from phoenix_utils import chat, embedded, models, sources, training
 from phoenix_utils.decoding import GenerationParams
 from phoenix_utils.engine_transformers import TransformersEngine
-from phoenix_utils.evaluation import benchmarks, judged, mt_bench, verdicts
+from phoenix_utils.evaluation import benchmarks, judged, likelihood, mt_bench, verdicts
+from phoenix_utils.evaluation.contenders import Contenders
 
 MODEL, LANGUAGES = "embedded:gemma-3-270m", ("en", "de")
 SIMULATIONS, QUESTIONS = 2000, 80
+PENALTY = 1.1
 TRUTH = {"base": 3.0, "sft": 5.0, "dpo": 5.4}
 FIRST, LONGER = 0.6, 0.8  # points for the first place; for 1,000 more characters
 
@@ -103,69 +105,103 @@ def statistics(simulations: int) -> dict:
 
 
 def speed(questions: int, tokens: int) -> dict:
-    """The same questions, model and limit: our batches against a plain `generate` call for each prompt."""
-    import torch
+    """All questions in both turns by three models, against what one would write without an engine.
 
+    That is the untrimmed model and a plain `generate` for each prompt, on eight questions, one of each tenth of the
+    list: their time for each token counts. Ours is the time of everything, from switching the adapters to the last
+    answer; the adapters change no weight, so that all three models say what the base says.
+    """
     asked = mt_bench.read_questions(None, "de", questions)
-    params = GenerationParams(max_new_tokens=tokens, repetition_penalty=1.1)
-    with training.quiet():
-        model = models.load_model(MODEL, LANGUAGES).eval()
+    with tempfile.TemporaryDirectory() as name, training.quiet():
         tokenizer = chat.apply_template(models.load_tokenizer(MODEL, LANGUAGES))
-        chat.set_stop_token(model, tokenizer)
-        few = asked[:: max(1, len(asked) // 8)]
-        started = time.monotonic()
-        written = 0
-        for question in few:
-            history = []
-            for turn in question.turns:
-                history.append({"role": "user", "content": turn})
-                inputs = tokenizer(chat.render(tokenizer, history), return_tensors="pt", add_special_tokens=False)
-                sampled = question.temperature > 0
-                with torch.inference_mode():
-                    options = (
-                        {"do_sample": True, "temperature": question.temperature} if sampled else {"do_sample": False}
-                    )
-                    out = model.generate(**inputs, max_new_tokens=tokens, repetition_penalty=1.1, **options)
-                new = out[0, inputs["input_ids"].shape[1] :]
-                written += len(new)
-                history.append({"role": "assistant", "content": tokenizer.decode(new, skip_special_tokens=True)})
-        single = written / (time.monotonic() - started)
-        engine = TransformersEngine(model, tokenizer)
-        started = time.monotonic()
-        rows = mt_bench.answer(engine, "base", asked, params, LANGUAGES)
+        single = one_by_one(asked[:: max(1, len(asked) // 8)], tokens)
+        trained = {stage: idle_adapter(Path(name) / stage / "adapter", tokenizer) for stage in ("sft", "dpo")}
+        contenders = Contenders(MODEL, LANGUAGES, trained)
+        params = GenerationParams(max_new_tokens=tokens, repetition_penalty=PENALTY)
+        started, rows = time.monotonic(), []
+        for model in ("base", "sft", "dpo"):
+            with contenders.playing(model) as engine:
+                rows += mt_bench.answer(engine, model, asked, params, LANGUAGES)
         seconds = time.monotonic() - started
-    batched = sum(len(tokenizer(row["answer"], add_special_tokens=False)["input_ids"]) for row in rows) / seconds
-    print(
-        f"speed: one prompt at a time {single:.1f} tokens/s, batches of {len(asked)} questions {batched:.1f} tokens/s"
-    )
-    return {"batch_speedup": batched / single, "batched_tokens_per_second": batched}
+    written = sum(len(tokenizer(row["answer"], add_special_tokens=False)["input_ids"]) for row in rows)
+    batched = written / seconds
+    print(f"speed: one prompt at a time, untrimmed model: {single:.1f} tokens/s")
+    print(f"       {len(rows)} answers of three models in {seconds:.0f} s: {batched:.1f} tokens/s, ", end="")
+    print(f"{batched / single:.1f} times as fast ({written / single / 60:.0f} min one by one)")
+    return {"batch_speedup": batched / single, "batched_seconds": seconds, "batched_tokens_per_second": batched}
+
+
+def one_by_one(asked: list, tokens: int) -> float:
+    """Tokens a second of transformers' `generate`, a prompt at a time, with the category's temperature."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = embedded.ensure_full(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = chat.apply_template(AutoTokenizer.from_pretrained(folder))
+    chat.set_stop_token(model, tokenizer)
+    written, started = 0, time.monotonic()
+    for question in asked:
+        history, hot = [], question.temperature > 0
+        for turn in question.turns:
+            history.append({"role": "user", "content": turn})
+            inputs = tokenizer(chat.render(tokenizer, history), return_tensors="pt", add_special_tokens=False)
+            options = {"do_sample": hot, **({"temperature": question.temperature} if hot else {})}
+            with torch.inference_mode():
+                out = model.generate(**inputs, max_new_tokens=tokens, repetition_penalty=PENALTY, **options)
+            new = out[0, inputs["input_ids"].shape[1] :]
+            written += len(new)
+            history.append({"role": "assistant", "content": tokenizer.decode(new, skip_special_tokens=True)})
+    return written / (time.monotonic() - started)
+
+
+def idle_adapter(folder: Path, tokenizer) -> Path:
+    """A LoRA adapter as training begins with: it has its layers, and changes nothing yet."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(models.load_model(MODEL, LANGUAGES), lora).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def harness(limit: int) -> dict:
     """Largest difference between our accuracies and those of lm_eval's command line, same model and tasks."""
     tasks = ["phoenix_mc_de", "phoenix_grammar_de"]
+    differences = []
     with tempfile.TemporaryDirectory() as name, training.quiet():
         folder = Path(name)
         model = models.load_model(MODEL, LANGUAGES)
         tokenizer = chat.apply_template(models.load_tokenizer(MODEL, LANGUAGES))
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
-        ours = benchmarks.measure(
-            model, tokenizer, tasks, folder / "tasks", name="base", limit=limit, templates=(False,)
-        )
-        command = [
-            *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu", "--batch_size", "16"),
-            *("--model_args", f"pretrained={folder / 'model'},dtype=float32", "--limit", str(limit)),
-            *("--include_path", str(folder / "tasks"), "--tasks", ",".join(tasks), "--num_fewshot", "0"),
-            *("--output_path", str(folder / "out")),
-        ]
-        subprocess.run(command, check=True, capture_output=True)
-        [stored] = (folder / "out").rglob("results_*.json")
-        theirs = json.loads(stored.read_text())["results"]
-    pairs = [(row["task"], row["value"], theirs[row["task"]]["acc,none"]) for row in ours]
-    for task, own, cli in pairs:
-        print(f"harness: {task} {own:.4f}, lm_eval's command line {cli:.4f}")
-    return {"harness_difference": max(abs(own - cli) for _, own, cli in pairs)}
+        engine = likelihood.scorer(TransformersEngine(model, tokenizer))
+        for template in (False, True):
+            started = time.monotonic()
+            ours = benchmarks.measure(engine, tasks, folder / "tasks", name="base", limit=limit, templates=(template,))
+            own, started = time.monotonic() - started, time.monotonic()
+            theirs = command_line(folder, tasks, limit, template)
+            print(f"harness: {own:.0f} s with this project's engine, {time.monotonic() - started:.0f} s lm_eval itself")
+            for row in ours:
+                cli = theirs[row["task"]][f"{row['metric']},none"]
+                prompt = "chat template" if template else "plain"
+                print(f"         {row['task']}, {prompt}: {row['value']:.4f}, lm_eval's command line {cli:.4f}")
+                differences.append(abs(row["value"] - cli))
+    return {"harness_difference": max(differences)}
+
+
+def command_line(folder: Path, tasks: list[str], limit: int, template: bool) -> dict:
+    """The results of lm_eval, run as its manual says, on the model and the tasks in `folder`."""
+    out = folder / f"out-{template}"
+    command = [
+        *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu", "--batch_size", "16"),
+        *("--model_args", f"pretrained={folder / 'model'},dtype=float32", "--limit", str(limit)),
+        *("--include_path", str(folder / "tasks"), "--tasks", ",".join(tasks), "--num_fewshot", "0"),
+        *("--output_path", str(out), *(["--apply_chat_template"] if template else [])),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    [stored] = out.rglob("results_*.json")
+    return json.loads(stored.read_text())["results"]
 
 
 def main() -> None:

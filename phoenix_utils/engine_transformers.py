@@ -6,9 +6,14 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from phoenix_utils import decoding
+from phoenix_utils import decoding, scoring
 from phoenix_utils.decoding import Completion, GenerationParams
 from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts
+
+# Tokens that go through the model at once where text is only read: more are no faster, and need more padding.
+READ_TOKENS = 1024
+# Positions whose logits are computed at once.
+HEAD_ROWS = 256
 
 
 class TransformersEngine(ChatPrompts):
@@ -40,6 +45,8 @@ class TransformersEngine(ChatPrompts):
         """Complete each prompt (see Engine); results come in the order of `prompts`."""
         import torch
 
+        from phoenix_utils import cpu_linear
+
         ids = self._encode(prompts)
         prefix = common_prefix(ids)
         # An answer is seldom more than twice as long as the part of the prompt that is its own.
@@ -47,9 +54,9 @@ class TransformersEngine(ChatPrompts):
         results: list[Completion | None] = [None] * len(prompts)
         generator = torch.Generator().manual_seed(params.seed)
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), cpu_linear.packed(self.model):
             cache = self._prefix_cache(prefix) if prefix and params.num_beams == 1 else None
-            for batch in self._batches([size * params.num_beams for size in sizes]):
+            for batch in self._batches([size * params.num_beams for size in sizes], self.batch_tokens):
                 rows = [ids[index] for index in batch]
                 if params.num_beams > 1:
                     finished = self._beam_batch(rows, len(prefix), params)
@@ -71,31 +78,48 @@ class TransformersEngine(ChatPrompts):
         Prompt and target are tokenised apart, as they are at generation time; special tokens written in a
         target count as tokens of it.
         """
-        import torch
-
         heads = self._encode(prompts)
         tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in targets]
-        results: list[list[float]] = [[] for _ in tails]
-        passes = _shared_passes(heads, tails)
+        return [logprobs for logprobs, _ in self.score_tokens(heads, tails)]
+
+    def score_tokens(self, heads: list[list[int]], tails: list[list[int]]) -> list[scoring.TargetScore]:
+        """Log-probability (nats) of every token of each tail after its head, and whether each one is the likeliest.
+
+        A head with several tails (a question and its options) goes through the model once.
+        """
+        import torch
+
+        from phoenix_utils import cpu_linear
+
+        results: list[scoring.TargetScore] = [([], []) for _ in tails]
+        most = min(self.batch_tokens, READ_TOKENS)
         self.model.eval()
-        with torch.inference_mode():
-            for batch in self._batches([len(row) for row, _ in passes]):
+        with torch.inference_mode(), cpu_linear.packed(self.model):
+            groups = scoring.by_head(heads, tails) if self._head_apart else []
+            for batch in self._batches([len(heads[g[0]]) + sum(len(tails[i]) for i in g) for g in groups], most):
+                members = [groups[place] for place in batch]
+                for index, found in zip(
+                    itertools.chain(*members), self._score_groups(heads, tails, members), strict=True
+                ):
+                    results[index] = found
+            passes = scoring.shared_passes(heads, tails, sorted({*range(len(tails))} - {*itertools.chain(*groups)}))
+            for batch in self._batches([len(row) for row, _ in passes], most):
                 rows = [passes[place][0] for place in batch]
                 spans = [(at, *span) for at, place in enumerate(batch) for span in passes[place][1]]
-                for (*_, index), values in zip(spans, self._score_batch(rows, spans), strict=True):
-                    results[index] = values
+                for (*_, index), found in zip(spans, self._score_batch(rows, spans), strict=True):
+                    results[index] = found
         return results
 
     def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return encode_prompts(self.tokenizer, prompts, limit)
 
-    def _batches(self, sizes: list[int]) -> Iterator[list[int]]:
-        """Indices in batches of similar size, longest first, so that memory peaks at once or never."""
+    def _batches(self, sizes: list[int], most: int) -> Iterator[list[int]]:
+        """Indices in batches of similar size, at most `most` in all, longest first: memory peaks at once or never."""
         order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
         batch: list[int] = []
         for index in order:
-            if batch and (len(batch) == self.max_rows or (len(batch) + 1) * sizes[batch[0]] > self.batch_tokens):
+            if batch and (len(batch) == self.max_rows or (len(batch) + 1) * sizes[batch[0]] > most):
                 yield batch
                 batch = []
             batch.append(index)
@@ -112,51 +136,47 @@ class TransformersEngine(ChatPrompts):
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
-    def _start(self, rows: list[list[int]], prefix: list[int], cache, room: int):
-        """Left-padded ids, attention mask, positions and cache of a batch, behind the shared prefix if it fits."""
-        import copy
+    def _prefill(self, rows: list[list[int]], prefix: list[int], cache, room: int):
+        """Read the prompts of a batch: logits behind each, mask and positions so far, and the common cache.
 
+        Rows of similar length go through the model together and their caches are joined behind it: left to itself, a
+        batch would spend half of its time on the padding of its shorter rows.
+        """
         import torch
 
         from phoenix_utils import kv_cache
 
         longest = max(map(len, rows))
         window = getattr(self.model.config, "sliding_window", None)
-        if prefix and (not window or longest + room <= window):
-            # Padding stands between prefix and row, which only a sliding window would notice.
-            past = copy.deepcopy(cache)
-            past.batch_repeat_interleave(len(rows))
-            skip = len(prefix)
-        else:
-            past, skip = kv_cache.new_cache(), 0
-        width = longest - skip
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([[pad] * (width - len(row) + skip) + row[skip:] for row in rows])
-        mask = torch.tensor([[1] * skip + [0] * (longest - len(row)) + [1] * (len(row) - skip) for row in rows])
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, skip:]
-        device = self.model.device
-        return ids.to(device), mask.to(device), positions.to(device), past
+        if window and longest + room > window:
+            prefix = []  # padding stands between prefix and row, which only a sliding window would notice
+        skip = len(prefix)
+        logits, caches = [], []
+        for group in _groups(rows, READ_TOKENS):
+            past = kv_cache.repeated(cache, len(group)) if prefix else kv_cache.new_cache()
+            ids, mask = self._padded(group, skip)
+            logits.append(self._next_logits(ids, mask, (mask.cumsum(1) - 1).clamp(min=0)[:, skip:], past))
+            caches.append(past)
+        _, mask = self._padded(rows, skip)
+        return torch.cat(logits), mask, mask.sum(1, keepdim=True) - 1, kv_cache.joined(caches, skip)
+
+    def _padded(self, rows: list[list[int]], skip: int):
+        """Ids behind the first `skip` tokens, padded on the left, and the mask of the whole rows."""
+        import torch
+
+        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([[pad] * (width - len(row)) + row[skip:] for row in rows], device=self.model.device)
+        mask = [[1] * skip + [0] * (width - len(row)) + [1] * (len(row) - skip) for row in rows]
+        return ids, torch.tensor(mask, device=self.model.device)
 
     def _generate_batch(self, rows, prefix, cache, params: GenerationParams, generator) -> list[Completion]:
         import torch
 
-        ids, mask, positions, past = self._start(rows, prefix, cache, params.max_new_tokens)
+        logits, mask, positions, past = self._prefill(rows, prefix, cache, params.max_new_tokens)
         active = list(range(len(rows)))
         state = [decoding.Sequence(row) for row in rows]
         limits = [sequence.limit(params, len(prefix)) for sequence in state]
-        for _ in range(params.max_new_tokens):
-            logits = (
-                self.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=past,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                .logits[:, -1]
-                .float()
-            )
+        while True:
             chosen, logprobs = decoding.choose_tokens(
                 logits, [state[i] for i in active], params, generator, self.stop_ids
             )
@@ -166,15 +186,27 @@ class TransformersEngine(ChatPrompts):
                     state[row].finish_reason = "length"
             keep = [place for place, row in enumerate(active) if not state[row].finish_reason]
             if not keep:
-                break
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+                return [sequence.completion(self.tokenizer, params.stop) for sequence in state]
             if len(keep) < len(active):
-                select = torch.tensor(keep, device=ids.device)
-                ids, mask, positions = ids[select], mask[select], positions[select]
+                select = torch.tensor(keep, device=chosen.device)
+                chosen, mask, positions = chosen[select], mask[select], positions[select]
                 past.batch_select_indices(select)
                 active = [active[place] for place in keep]
-        return [sequence.completion(self.tokenizer, params.stop) for sequence in state]
+            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+            positions = positions + 1
+            logits = self._next_logits(chosen[:, None], mask, positions, past)
+
+    def _next_logits(self, ids, mask, positions, past):
+        """Logits of shape (rows, vocabulary) behind each row's last token; `past` grows by `ids`."""
+        found = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return found.logits[:, -1].float()
 
     def _beam_batch(self, rows: list[list[int]], shared: int, params: GenerationParams) -> list[Completion]:
         """Beam search by transformers itself; a token that begins with a stop text ends a beam."""
@@ -227,7 +259,7 @@ class TransformersEngine(ChatPrompts):
             if any(stop in tail.lstrip("\n ") for stop in stops) and sequence.has_text(self.tokenizer):
                 sequence.finish_reason = "stop"
 
-    def _score_batch(self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]) -> list[list[float]]:
+    def _score_batch(self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]) -> list[scoring.TargetScore]:
         """Log-probabilities of the tokens in each span (row, first place, length, …) of right-padded rows."""
         import torch
 
@@ -239,17 +271,60 @@ class TransformersEngine(ChatPrompts):
         row = torch.tensor([at for at, _, length, _ in spans for _ in range(length)], device=device, dtype=torch.long)
         place = torch.tensor([p for _, start, length, _ in spans for p in range(start, start + length)], device=device)
         if not len(row):
-            return [[] for _ in spans]
+            return [([], []) for _ in spans]
         # Only positions that predict a token of a target need logits: the vocabulary is the widest layer.
+        lengths = [length for _, _, length, _ in spans]
         if self._head_apart:
             hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            logits = self.model.get_output_embeddings()(hidden[row, place - 1])
-        else:
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[row, place - 1]
-        logits = logits.float()
-        found = (logits.gather(1, ids[row, place][:, None])[:, 0] - logits.logsumexp(-1)).tolist()
-        ends = list(itertools.accumulate(length for _, _, length, _ in spans))
-        return [found[end - length : end] for end, (_, _, length, _) in zip(ends, spans, strict=True)]
+            return scoring.cut(self._of_targets(hidden[row, place - 1], ids[row, place]), lengths)
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[row, place - 1].float()
+        return scoring.cut(scoring.target_logprobs(logits, ids[row, place]), lengths)
+
+    def _score_groups(self, heads, tails, groups: list[list[int]]) -> list[scoring.TargetScore]:
+        """The tails of each group behind a copy of their head's keys and values; in the order of the groups."""
+        import torch
+
+        from phoenix_utils import kv_cache
+
+        decoder, device = self.model.get_decoder(), self.model.device
+        ids, mask = self._padded([heads[group[0]] for group in groups], 0)
+        positions, past = (mask.cumsum(1) - 1).clamp(min=0), kv_cache.new_cache()
+        first = decoder(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True
+        ).last_hidden_state[:, -1]
+        owner = torch.tensor([place for place, group in enumerate(groups) for _ in group], device=device)
+        rows = [tails[index] for index in itertools.chain(*groups)]
+        hidden = first[owner][:, None]
+        if width := max(map(len, rows)) - 1:  # the last token of a tail predicts nothing that is asked for
+            past.batch_select_indices(owner)
+            pad = self.tokenizer.pad_token_id or 0
+            ids = torch.tensor([row[:-1] + [pad] * (width + 1 - len(row)) for row in rows], device=device)
+            own = torch.tensor([[1] * (len(row) - 1) + [0] * (width + 1 - len(row)) for row in rows], device=device)
+            later = decoder(
+                input_ids=ids,
+                attention_mask=torch.cat([mask[owner], own], dim=1),
+                position_ids=positions[owner, -1:] + 1 + torch.arange(width, device=device),
+                past_key_values=past,
+                use_cache=True,
+            ).last_hidden_state
+            hidden = torch.cat([hidden, later], dim=1)
+        row = torch.tensor([at for at, tail in enumerate(rows) for _ in tail], device=device)
+        place = torch.tensor([p for tail in rows for p in range(len(tail))], device=device)
+        targets = torch.tensor(list(itertools.chain(*rows)), device=device)
+        return scoring.cut(self._of_targets(hidden[row, place], targets), list(map(len, rows)))
+
+    def _of_targets(self, hidden, targets) -> tuple[list[float], list[bool]]:
+        """Log-probability of each target after its hidden state, and whether it is the likeliest, a part at a time.
+
+        A slice of the logits that stays in the processor's cache is read several times for the price of once.
+        """
+        head = self.model.get_output_embeddings()
+        values, likeliest = [], []
+        for states, wanted in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+            found = scoring.target_logprobs(head(states).float(), wanted)
+            values += found[0]
+            likeliest += found[1]
+        return values, likeliest
 
     @functools.cached_property
     def _head_apart(self) -> bool:
@@ -265,22 +340,18 @@ class TransformersEngine(ChatPrompts):
         return torch.allclose(logits, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
 
 
-def _shared_passes(
-    heads: list[list[int]], tails: list[list[int]]
-) -> list[tuple[list[int], list[tuple[int, int, int]]]]:
-    """The rows that have to go through the model, each with the spans (first place, length, index) to read from it.
-
-    A row with which another begins is read from that one: the earlier turns of a conversation, whose last turn has
-    them as its history. In the order of tokens such rows stand next to each other.
-    """
-    order = sorted(range(len(heads)), key=lambda index: heads[index] + tails[index], reverse=True)
-    passes: list[tuple[list[int], list[tuple[int, int, int]]]] = []
-    for index in order:
-        row = heads[index] + tails[index]
-        if not passes or passes[-1][0][: len(row)] != row:
-            passes.append((row, []))
-        passes[-1][1].append((len(heads[index]), len(tails[index]), index))
-    return passes
+def _groups(rows: list[list[int]], most: int) -> Iterator[list[list[int]]]:
+    """Neighbours in groups that hold at most `most` tokens with their padding, or one row."""
+    group: list[list[int]] = []
+    width = 0
+    for row in rows:
+        if group and (len(group) + 1) * max(width, len(row)) > most:
+            yield group
+            group, width = [], 0
+        group.append(row)
+        width = max(width, len(row))
+    if group:
+        yield group
 
 
 def _stop_ids(model, tokenizer) -> set[int]:

@@ -7,6 +7,8 @@ memory is the narrow place, both cost as much as the model itself. The results a
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.cache_utils import DynamicLayer
@@ -43,10 +45,53 @@ class BufferedLayer(DynamicLayer):
         self.keys, self.values = self.buffer[0, :, :, :end], self.buffer[1, :, :, :end]
         return self.keys, self.values
 
+    @classmethod
+    def filled(cls, buffer: torch.Tensor, used: int) -> BufferedLayer:
+        """A layer whose buffer (2, batch, heads, room, head_dim) holds so many positions already."""
+        layer = cls()
+        layer.lazy_initialization(buffer[0], buffer[1])
+        layer.buffer = buffer
+        layer.keys, layer.values = buffer[0, :, :, :used], buffer[1, :, :, :used]
+        return layer
+
 
 def new_cache() -> Cache:
     """An empty cache of buffered layers."""
     return Cache(layer_class_to_replicate=BufferedLayer)
+
+
+def repeated(cache: Cache, rows: int) -> Cache:
+    """A copy of the cache of one row for so many rows."""
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
+    return copied
+
+
+def joined(caches: list[Cache], skip: int) -> Cache:
+    """One cache of all rows. The first `skip` positions stay in front and the rest ends where the longest ends.
+
+    What lies between is zero and has to be masked. The given caches are taken apart layer by layer, so that the
+    whole is never held twice.
+    """
+    if len(caches) == 1:
+        return caches[0]
+    whole = new_cache()
+    length = max(cache.get_seq_length() for cache in caches)
+    for number in range(len(caches[0].layers)):
+        layers = [cache.layers[number] for cache in caches]
+        _, heads, _, size = layers[0].keys.shape
+        buffer = layers[0].keys.new_zeros(2, sum(len(layer.keys) for layer in layers), heads, length + STEP, size)
+        first = 0
+        for layer, cache in zip(layers, caches, strict=True):
+            rows = slice(first, first + len(layer.keys))
+            own = layer.keys.shape[2] - skip
+            for side, states in enumerate((layer.keys, layer.values)):
+                buffer[side, rows, :, :skip] = states[:, :, :skip]
+                buffer[side, rows, :, length - own : length] = states[:, :, skip:]
+            first = rows.stop
+            cache.layers[number] = None
+        whole.layers.append(BufferedLayer.filled(buffer, length))
+    return whole
 
 
 def grouped_attention(module, query, key, value, attention_mask, **kwargs):

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,19 +123,24 @@ def trainer_arguments(
     }
 
 
-def callbacks(settings: TrainingSettings, stage: artifacts.StageRun) -> list[TrainerCallback]:
-    """What watches a training: the log, and TensorBoard's where it is asked for.
+def callbacks(
+    settings: TrainingSettings, stage: artifacts.StageRun, watch: Callable[[], None] | None = None
+) -> list[TrainerCallback]:
+    """What watches a training: the log, and TensorBoard's where it is asked for; `watch` is called after each line.
 
     Raises PhoenixError where tensorboard is not installed.
     """
+    reporter = Reporter(stage, watch)
     if settings.report_to == "none":
-        return [Reporter(stage)]
+        return [reporter]
     if importlib.util.find_spec("tensorboard") is None:
-        raise PhoenixError("report_to is tensorboard, which is not installed: pip install tensorboard, or set none")
+        raise PhoenixError(
+            "report_to is tensorboard, which is not installed: pip install 'phoenix-utils[tensorboard]', or set none"
+        )
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    return [Reporter(stage), TensorBoardCallback(SummaryWriter(str(stage.folder / "tensorboard")))]
+    return [reporter, TensorBoardCallback(SummaryWriter(str(stage.folder / "tensorboard")))]
 
 
 def keep_trainable_float32(model: torch.nn.Module, dtype: DtypeChoice) -> None:
@@ -187,8 +192,8 @@ def diverges(losses: list[float]) -> str | None:
 class Reporter(TrainerCallback):
     """Writes `log.jsonl`, keeps the progress line, marks whole checkpoints, and stops a run that diverges."""
 
-    def __init__(self, stage: artifacts.StageRun):
-        self.stage, self.path = stage, stage.folder / LOG
+    def __init__(self, stage: artifacts.StageRun, watch: Callable[[], None] | None = None):
+        self.stage, self.path, self.watch = stage, stage.folder / LOG, watch
         self.tokens_before = self.tokens = 0
         self.losses: list[float] = []
 
@@ -222,6 +227,8 @@ class Reporter(TrainerCallback):
         if state.is_world_process_zero:
             with open(self.path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            if self.watch:
+                self.watch()
 
     def on_step_end(self, args, state, control, **kwargs):
         """Tell how far training is."""

@@ -44,3 +44,19 @@ def embedded_engine(trimmed_model_dir):
     from phoenix_utils.engines import open_engine
 
     return open_engine("transformers", "embedded:gemma-3-270m", languages=("en", "de"))
+
+
+@pytest.fixture
+def serve():
+    """Start a server with an answer function; all are stopped at the end."""
+    from http_server import Server
+
+    servers = []
+
+    def start(answer):
+        servers.append(Server(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

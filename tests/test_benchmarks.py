@@ -10,6 +10,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from phoenix_utils import chat
+from phoenix_utils.decoding import GenerationParams
+from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation import benchmarks
 
@@ -24,9 +26,39 @@ def model(tmp_path_factory):
     return folder
 
 
-def test_numbers_are_those_of_the_harness_command_line(model, tmp_path):
-    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-    rows = benchmarks.measure(loaded, tokenizer, LOCAL, tmp_path / "tasks", name="tiny", limit=12, templates=(True,))
+@pytest.fixture(scope="module")
+def engine(model):
+    return TransformersEngine(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model))
+
+
+def test_each_likelihood_is_that_of_the_harness_own_model(model, engine):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from phoenix_utils.evaluation.harness_model import EngineLM
+
+    question = "Frage: Wie heißt der längste Fluss, der ganz in Deutschland fließt?\nAntwort:"
+    pairs = [
+        *((question, f" {name}") for name in ("Weser", "Elbe", "Main", "die Weser bei Bremen")),
+        *(("", f"Das {word} gut.") for word in ("ist", "sind")),
+        ("Kurz ", "und gut"),
+        ("Wort " * 3000, "zu lang"),
+    ]
+    requests = [Instance("loglikelihood", {}, pair, place) for place, pair in enumerate(pairs)]
+    theirs = HFLM(AutoModelForCausalLM.from_pretrained(model), tokenizer=engine.tokenizer, batch_size=4)
+    wanted, found = theirs.loglikelihood(requests), EngineLM(engine).loglikelihood(requests)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in wanted], abs=2e-3)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
+    says = engine.generate([question], GenerationParams(max_new_tokens=1))[0].text
+    assert EngineLM(engine).loglikelihood([Instance("loglikelihood", {}, (question, says), 0)])[0][1] is True
+    rolling = [Instance("loglikelihood_rolling", {}, ("Ein Satz ohne Anfang. " * 20,), 0)]
+    assert EngineLM(engine).loglikelihood_rolling(rolling) == pytest.approx(
+        theirs.loglikelihood_rolling(rolling), rel=1e-4
+    )
+
+
+def test_numbers_are_those_of_the_harness_command_line(model, engine, tmp_path):
+    rows = benchmarks.measure(engine, LOCAL, tmp_path / "tasks", name="tiny", limit=12, templates=(True,))
     command = [
         *(sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=float32"),
         *("--include_path", str(tmp_path / "tasks"), "--tasks", ",".join(LOCAL), "--num_fewshot", "0"),

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
-from phoenix_utils import decoding
+from phoenix_utils import decoding, engine_transformers
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.engines import GenerationParams
 from phoenix_utils.errors import PhoenixError
@@ -70,6 +72,25 @@ def test_greedy_text_equals_generate_whatever_the_batching(model, tokenizer, row
     engine = TransformersEngine(model, tokenizer, max_rows=rows)
     done = engine.generate(prompts, GenerationParams(max_new_tokens=24))
     assert [c.text for c in done] == [expected(model, tokenizer, prompt) for prompt in prompts]
+
+
+@pytest.mark.parametrize("read_tokens", [1, 24, 60, 10_000])
+def test_prompts_read_in_groups_give_the_same_text_and_log_probabilities(model, tokenizer, monkeypatch, read_tokens):
+    prompts = [SHARED + prompt for prompt in PROMPTS]
+    params = GenerationParams(max_new_tokens=12)
+    whole = TransformersEngine(model, tokenizer).generate(prompts, params)
+    monkeypatch.setattr(engine_transformers, "READ_TOKENS", read_tokens)
+    grouped = TransformersEngine(model, tokenizer).generate(prompts, params)
+    assert [done.text for done in grouped] == [done.text for done in whole]
+    assert [done.mean_logprob for done in grouped] == pytest.approx([done.mean_logprob for done in whole], abs=1e-5)
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 200))
+def test_groups_keep_order_and_hold_no_more_than_they_may(lengths, most):
+    rows = [[number] * length for number, length in enumerate(lengths)]
+    groups = list(engine_transformers._groups(rows, most))
+    assert [row for group in groups for row in group] == rows
+    assert all(len(group) == 1 or len(group) * max(map(len, group)) <= most for group in groups)
 
 
 def test_a_sliding_window_shorter_than_the_prompt_changes_nothing(tokenizer):
@@ -157,6 +178,21 @@ def test_scores_equal_a_direct_computation(model, tokenizer):
         direct = [logprobs[len(head) - 1 + place, token].item() for place, token in enumerate(tail)]
         assert values == pytest.approx(direct, abs=1e-5)
     assert engine.score(["Hi"], [""]) == [0.0]
+
+
+@pytest.mark.parametrize("window", [8, 512])
+@pytest.mark.parametrize("rows", [1, 2, 96])
+def test_targets_that_share_a_head_are_scored_as_if_alone(tokenizer, rows, window):
+    model = tiny_model(sliding_window=window)
+    engine = TransformersEngine(model, tokenizer, max_rows=rows)
+    heads = [PROMPTS[0], PROMPTS[2], PROMPTS[0], PROMPTS[0], PROMPTS[2], PROMPTS[1], PROMPTS[1], PROMPTS[0]]
+    tails = [" yes", "n", " a much longer one", "x", "", "no", " yes", "x"]
+    ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] for texts in (heads, tails)]
+    for head, tail, (values, likeliest) in zip(*ids, engine.score_tokens(*ids), strict=True):
+        with torch.no_grad():
+            logprobs = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)[len(head) - 1 : -1 or None]
+        assert values == pytest.approx([row[t].item() for row, t in zip(logprobs, tail, strict=False)], abs=1e-5)
+        assert likeliest == [row.argmax().item() == t for row, t in zip(logprobs, tail, strict=False)]
 
 
 def test_batches_are_reported_as_they_finish_and_results_keep_their_order(model, tokenizer):

@@ -3,6 +3,8 @@
 import html.parser
 import json
 import math
+import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -27,6 +29,7 @@ from phoenix_utils.evaluation import (
     metrics,
     prompts,
     scores,
+    similarity,
     stage,
     views,
 )
@@ -108,6 +111,15 @@ def test_chrf_signature_is_that_of_the_default_metric():
     assert mt_metrics.chrf_signature().startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
 
 
+def test_meaning_is_nearer_in_other_words_than_in_another_topic():
+    reference = "Gieße die Blumen früh am Tag, ehe die Sonne hoch steht."
+    near, translated, far, empty = similarity.cosines(
+        [GERMAN, ENGLISH, "Der Zug nach Jena fährt heute von Gleis sieben.", " \n"], [reference] * 4
+    )
+    assert near > far + 0.05 and translated > far and empty == 0
+    assert similarity.cosines([reference], [reference]) == [pytest.approx(1, abs=1e-5)]
+
+
 def test_equal_scores_count_half():
     assert metrics.preferred([1, 2, 3], [2, 2, 2]) == [0, 0.5, 1]
 
@@ -183,6 +195,8 @@ def answer_row(model, unit, text, finish="stop", reference="", turn=0, kind="que
         "mean_logprob": -1.0,
         "in_target_language": metrics.in_target_language(text, "de", "en"),
         "is_loop": metrics.is_loop(text),
+        "keeps_form": None if kind == "conversation" else finish == "stop",
+        "similarity": similarity.cosines([text], [reference])[0] if reference else None,
     }
 
 
@@ -235,6 +249,9 @@ def test_scores_of_hand_made_answers(hand_made):
     assert sft["target_language_share"]["low"] == pytest.approx(0.05 ** (1 / 5))
     assert (base["stop_share"]["value"], sft["stop_share"]["value"]) == (pytest.approx(2 / 6), 1)
     assert base["chrf"]["value"] < 80 and sft["chrf"]["value"] == pytest.approx(100)
+    assert base["similarity"]["value"] == pytest.approx(0.5 * similarity.cosines([GERMAN], [GERMAN])[0], abs=1e-6)
+    assert sft["similarity"]["value"] == pytest.approx(1, abs=1e-5) and sft["similarity"]["n"] == 1
+    assert (base["form_share"]["value"], sft["form_share"]["value"], sft["form_share"]["n"]) == (0, 1, 4)
     assert sft["median_length"]["value"] == len(GERMAN) + len(" Nummer 1.")
     assert base["nll_per_token"]["value"] == pytest.approx((35 + 35 + 30 + 30) / 40)
     assert sft["nll_per_token"]["value"] == pytest.approx((20 + 21 + 30 + 30) / 40)
@@ -365,7 +382,8 @@ def test_preference_accuracy_of_a_tiny_model_is_that_of_direct_sums(engine):
 def test_answers_are_the_engines_and_are_judged(engine):
     asked = prompts.held_out_prompts("de", 4)
     told = []
-    rows = answers.answer_prompts(engine, "base", asked, GenerationParams(6), "de", "en", told.append)
+    rows = answers.answer_prompts(engine, "base", asked, GenerationParams(6), "de", "en", on_answers=told.append)
+    assert {row["similarity"] is None for row in rows if row["reference"]} == {False}
     assert sum(told) == 4
     assert [(row["prompt_id"], row["turn"]) for row in rows] == [(p.unit, p.turn) for p in asked]
     assert {row["finish_reason"] for row in rows} <= {"stop", "length"}
@@ -414,7 +432,7 @@ def test_run_makes_every_product_and_is_skipped_the_second_time(trained_run):
     ]
     bench = read_lines(folder / "mt_bench.jsonl")
     assert len(bench) == 18 and {row["turn"] for row in bench} == {0, 1}
-    assert "ARC-de" not in (folder / "report.html").read_text() and not (folder / "judged.json").exists()
+    assert "questions for pupils" not in (folder / "report.html").read_text() and not (folder / "judged.json").exists()
     manifest = read_json(folder / "manifest.json")
     assert manifest["status"] == "complete" and manifest["counts"]["prompts"] == 6
     assert manifest["counts"]["references"] == len(prompts.held_out_references("de"))
@@ -423,6 +441,60 @@ def test_run_makes_every_product_and_is_skipped_the_second_time(trained_run):
     before = (folder / "scores.json").stat().st_mtime_ns
     assert stage.run(trained_run) == folder
     assert (folder / "scores.json").stat().st_mtime_ns == before
+
+
+def test_base_sft_and_dpo_stand_in_each_table_with_intervals(trained_run, serve):
+    """The whole stage with a judge over HTTP that falters: 429, 500, no verdict."""
+
+    def judge(body, number):
+        if number < 2:
+            return (429, {"Retry-After": "0"}, "slow down") if number else (500, {}, "oops")
+        choice = {"index": 0, "message": {"content": f"Bewertung: {3 + number % 4}/10"}, "finish_reason": "stop"}
+        if number % 7 == 0:
+            choice["message"]["content"] = "Schwer zu sagen."
+        return {"model": "j-1", "choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
+
+    server = serve(judge)
+    settings = trained_run.model_copy(
+        update={
+            "mt_bench_questions": 8, "harness_tasks": ["phoenix_grammar_de"], "harness_limit": 8, "judge": "j",
+            "judge_base_url": server.url, "judge_prices": [1.0, 1.0],
+        }
+    )  # fmt: skip
+    folder = stage.run(settings)
+    stored = read_json(folder / "judged.json")
+    assert stored["asked"] == 3 * 8 * 2 and list(stored["scores"]) == ["base", "sft", "dpo"]
+    assert "cost 0.00" in stored["cost"] and stored["asked_again"] > 0
+    for table in (
+        views.scores_table(folder), views.judged_table(folder), views.harness_table(folder),
+        views.paper_table(folder, 3), views.paper_table(folder, 4),
+    ):  # fmt: skip
+        rows = re.findall(r"<tr>.*?</tr>", table, re.S)
+        shown = " ".join(rows).casefold()
+        assert all(name in shown for name in ("base", "sft", "dpo"))
+        assert re.search(r"\d ?%? to \d", " ".join(rows))
+    differences = views.differences_table(folder)
+    assert "SFT − Base" in differences and "DPO − SFT" in differences
+    asked = len(server.seen)
+    (folder / "manifest.json").unlink()
+    assert stage.run(settings) == folder and len(server.seen) == asked, "replies that were paid for are not asked again"
+
+
+def test_a_held_out_question_of_mt_bench_is_answered_once(trained_run, monkeypatch):
+    seen, real = [], TransformersEngine.generate
+
+    def generate(self, prompts, params, on_batch=None):
+        seen.extend((prompt, params) for prompt in prompts)
+        return real(self, prompts, params, on_batch)
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate)
+    greedy = [q for q in corpora.questions("de") if q["category"] == "math"][:1]
+    path = Path(trained_run.run_dir) / "q.jsonl"
+    write_lines(path, greedy)
+    asked = prompts.question_prompts(greedy)
+    monkeypatch.setattr(stage, "held_out_prompts", lambda *_: asked)
+    stage.run(trained_run.model_copy(update={"mt_bench": str(path), "mt_bench_questions": 1, "models": ["base"]}))
+    assert len(seen) == len({str(item) for item in seen}) == 2  # the first turn is a held-out prompt as well
 
 
 def test_base_in_the_stage_is_the_base_without_adapters(trained_run, engine):
@@ -564,7 +636,7 @@ def test_report_tells_scores_differences_and_what_was_not_run(finished):
         "SFT − Base",
         "+75 points",
         "plain question-and-answer prompt",
-        "arc_de",
+        "ARC-de",
         "nrefs:1|case:mixed",
         "width=device-width",
     ):
@@ -658,3 +730,34 @@ def test_votes_are_blind_kept_and_counted_for_the_right_model(finished):
     again = Ballot(folder, "base", "sft")
     assert again.open == [] and again.result()["wins"]["sft-base"]["value"] == 1
     assert "100%" in ballot(folder, "base", "sft").children[0].value
+
+
+def test_judge_and_votes_are_compared_on_what_both_have_seen(finished):
+    from phoenix_utils.evaluation.vote import Ballot, judge_against_votes
+
+    folder, _ = finished
+    votes = Ballot(folder, "base", "sft")
+    assert "Nothing to compare" in views.judge_and_votes(folder, "base", "sft")
+    keys = [card["about"]["question_id"] for card in votes.cards]
+    liked = {key: ("sft", "base", "same")[place % 3] for place, key in enumerate(keys)}
+    while votes.open:
+        card = votes.open[0]["about"]
+        likes = liked[card["question_id"]]
+        votes.vote("same" if likes == "same" else "left" if card["model"] == likes else "right")
+
+    def judge(turned):
+        points = {"sft": (3, 8), "base": (8, 3), "same": (5, 5)}
+        for key in keys[:-1]:  # the last one was never scored
+            unit, _, turn = key.rpartition("/")
+            for model, score in zip(("base", "sft"), points[liked[key]], strict=True):
+                score = 11 - score if turned and score != 5 else score
+                yield {"model": model, "question_id": unit, "turn": int(turn), "kind": "score", "score": score}
+
+    write_lines(folder / "judgements.jsonl", list(judge(turned=False)))
+    found = judge_against_votes(folder, votes.rows())
+    assert found["answers"] == len(keys) - 1
+    assert [found[name]["value"] for name in ("agree", "kappa", "pearson")] == [1, 1, pytest.approx(1)]
+    assert "kappa" in views.judge_and_votes(folder, "base", "sft")
+    write_lines(folder / "judgements.jsonl", list(judge(turned=True)))
+    found = judge_against_votes(folder, votes.rows())
+    assert found["kappa"]["value"] < 0 and found["spearman"]["value"] == pytest.approx(-1)

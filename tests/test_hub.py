@@ -110,3 +110,20 @@ def test_check_asks_the_hub_before_anything_starts(hub, tmp_path):
     done = hub.python("-m", "phoenix_utils.cli", "check", "mini", *words, home=tmp_path / "home")
     assert "finds no dataset someone/absent on the hub" in done.stdout + done.stderr
     assert f"model {MODEL}" not in done.stdout + done.stderr and json.dumps(CHAT)[1:-1] in done.stdout
+
+
+def test_the_evaluation_notebook_takes_a_hub_model_by_one_parameter(hub, tmp_path):
+    """`models` is all that has to change; the other values here only make it short."""
+    done = tmp_path / "05_evaluation.ipynb"
+    short = {"max_new_tokens": 4, "max_prompts": 4, "harness_limit": 2, "bootstrap_samples": 100}
+    code = f"""
+        import papermill
+        values = {{"models": [{MODEL!r}], "run_dir": {str(tmp_path / "run")!r}, **{short}}}
+        papermill.execute_notebook("notebooks/05_evaluation.ipynb", {str(done)!r}, values, progress_bar=False)
+    """
+    ran = hub.python("-c", textwrap.dedent(code), home=tmp_path / "home")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    scored = read_json(tmp_path / "run" / "05_evaluation" / "scores.json")
+    assert list(scored) == [MODEL] and scored[MODEL]["stop_share"]["n"] == 4
+    shown = done.read_text()
+    assert "tiny-translator" in shown and "One model alone" in shown

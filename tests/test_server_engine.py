@@ -1,16 +1,14 @@
 """The server engine against a real HTTP server on this machine: answers, failures, and what is said of them."""
 
-import contextlib
 import email.utils
-import json
 import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import tiny_models
 import torch
+from http_server import Server
 
 from phoenix_utils import decoding, engine_server
 from phoenix_utils.decoding import GenerationParams
@@ -34,65 +32,6 @@ def choice(text="Hallo.", logprobs=(-0.5, -1.5), **fields) -> dict:
 
 def reply(*args, **fields) -> dict:
     return {"object": "text_completion", "choices": [choice(*args, **fields)]}
-
-
-class Server:
-    """A server whose `answer(body, number)` gives a reply, (status, headers, text), or None to hang up."""
-
-    def __init__(self, answer):
-        self.answer, self.seen, self.lock = answer, [], threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    number = len(outer.seen)
-                    outer.seen.append((time.monotonic(), dict(self.headers), body))
-                answer = outer.answer(body, number)
-                if answer is None:
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                status, headers, text = (200, {}, json.dumps(answer)) if isinstance(answer, dict) else answer
-                with contextlib.suppress(OSError):  # a client that no longer waits
-                    self.send_response(status)
-                    for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
-                        self.send_header(name, value)
-                    self.end_headers()
-                    self.wfile.write(text.encode())
-
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-
-    def stop(self):
-        self.http.shutdown()
-        self.http.server_close()
-
-    @property
-    def bodies(self) -> list[dict]:
-        return [body for _, _, body in self.seen]
-
-
-@pytest.fixture
-def serve():
-    """Start a server with an answer function; all are stopped at the end."""
-    servers = []
-
-    def start(answer) -> Server:
-        servers.append(Server(answer))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 @pytest.fixture(scope="module")

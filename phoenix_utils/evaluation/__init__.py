@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "answers_side_by_side",
             "differences_table",
             "harness_table",
+            "judge_and_votes",
             "judged_table",
             "paper_table",
             "task_cards",

@@ -15,12 +15,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from phoenix_utils import sources
 from phoenix_utils.artifacts import write_atomic
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.statistics import bootstrap_mean, bootstrap_share, paired_test
+
+if TYPE_CHECKING:
+    from phoenix_utils.engine_transformers import TransformersEngine
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,7 @@ def check_tasks(tasks: Sequence[str]) -> None:
 
 
 def measure(
-    model: Any,
-    tokenizer: Any,
+    engine: TransformersEngine,
     tasks: Sequence[str],
     folder: Path,
     *,
@@ -160,10 +162,9 @@ def measure(
     shots: int | None = None,
     limit: int | None = None,
     templates: Sequence[bool] = (False, True),
-    batch_size: int = 16,
     seed: int = 0,
 ) -> list[dict]:
-    """Run harness tasks on a loaded model, without and with its chat template; one row a task and template.
+    """Run harness tasks on an engine's model, without and with its chat template; one row a task and template.
 
     `shots` None takes each card's number; `limit` the first so many rows of each task. A row has `model`, `task`,
     `chat_template`, `shots`, `metric`, `value` with `low`, `high`, `n`, `rows` (the size of the whole task), `chance`,
@@ -171,17 +172,18 @@ def measure(
     """
     with _quiet():
         import lm_eval
-        from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
+
+        from phoenix_utils.evaluation.harness_model import EngineLM
 
         # Reading the harness's own thousands of task files takes longer than a small run.
         manager = TaskManager(include_path=str(write_tasks(folder)), include_defaults=not {*tasks} <= {*_TASKS})
-        engine = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        model = EngineLM(engine)
         found = []
         for template in templates:
             for number, group in _by_shots(tasks, shots).items():
                 result = lm_eval.simple_evaluate(
-                    engine,
+                    model,
                     tasks=group,
                     num_fewshot=number,
                     limit=limit,

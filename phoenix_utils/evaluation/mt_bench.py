@@ -17,7 +17,7 @@ from typing import Any
 from phoenix_utils import chat, corpora, sources
 from phoenix_utils.decoding import GenerationParams
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.evaluation import judge_prompts
+from phoenix_utils.evaluation import answers, judge_prompts
 from phoenix_utils.evaluation.judge import Request
 from phoenix_utils.evaluation.kept import Kept
 from phoenix_utils.evaluation.metrics import in_target_language, is_loop
@@ -62,8 +62,8 @@ def read_questions(source: str | None, language: str, limit: int | None = None) 
         rows = [(f"{source}, question {key},", {"question_id": key, **_fields(row, key)}) for key, row in whole.items()]
     else:
         rows = list(sources.raw_rows(source, "chat"))
-    answers = _reference_answers(Path(source)) if source else {}
-    questions = [_question(place, row, answers) for place, row in rows]
+    references = _reference_answers(Path(source)) if source else {}
+    questions = [_question(place, row, references) for place, row in rows]
     if not questions:
         raise PhoenixError(f"{source} holds no questions: give FastChat's question.jsonl or a file in its layout")
     if repeated := [id_ for id_, count in Counter(question.id for question in questions).items() if count > 1]:
@@ -152,40 +152,14 @@ def pair_requests(rows: Iterable[dict], earlier: str, later: str, language: str)
 
 
 def _complete(engine, names, playing, rendered, params, kept, on_answers) -> dict[str, tuple[str, str]]:
-    """Answer and finish reason by question id, from `kept` or the engine, one temperature after the other."""
+    """Answer and finish reason by question id, one temperature after the other."""
     found: dict[str, tuple[str, str]] = {}
     for temperature in sorted({question.temperature for question in playing}):
         own = replace(params, temperature=temperature)
-        group = [question for question in playing if question.temperature == temperature]
-        keys = {
-            question.id: Kept.key(model=names, prompt=rendered[question.id], params=str(own), id=question.id)
-            for question in group
-        }
-        if kept:
-            found.update({id_: tuple(kept.get(key)) for id_, key in keys.items() if kept.get(key) is not None})
-        missing = [question.id for question in group if question.id not in found]
-
-        def store(places, completions, missing=missing, keys=keys):
-            told = {missing[p]: (c.text.strip(), c.finish_reason) for p, c in zip(places, completions, strict=True)}
-            found.update(told)
-            if kept:
-                kept.add({keys[id_]: list(value) for id_, value in told.items()})
-            if on_answers:
-                on_answers(len(told))
-
-        room = _room(engine, params)
-        for id_ in [id_ for id_ in missing if room and len(engine.tokenizer(rendered[id_])["input_ids"]) > room]:
-            found[id_] = ("", "too long")
-            missing.remove(id_)
-        if missing:
-            engine.generate([rendered[id_] for id_ in missing], own, store)
+        group = [question.id for question in playing if question.temperature == temperature]
+        told = answers.complete(engine, names, [rendered[id_] for id_ in group], own, kept, on_answers)
+        found |= {id_: (said.text.strip(), said.finish_reason) for id_, said in zip(group, told, strict=True)}
     return found
-
-
-def _room(engine: Any, params: GenerationParams) -> int | None:
-    """How long a prompt may be, None where the engine does not know its model's limit."""
-    limit = getattr(getattr(getattr(engine, "model", None), "config", None), "max_position_embeddings", None)
-    return limit - params.max_new_tokens if limit else None
 
 
 def _conversations(rows: Iterable[dict]) -> dict[tuple[str, str], list[dict]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phoenix_utils.artifacts import read_json
+from phoenix_utils.evaluation.benchmarks import CARDS
 from phoenix_utils.tables import read_lines
 
 WARNINGS = {
@@ -51,11 +52,13 @@ CONTRADICTIONS = {"hellaswag_de": (0.617, 10), "arc_de": (0.465, 24), "m_mmlu_de
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as text, whether it is `printed` in a paper or this run's own, and what is to be known about it."""
+    """A number as text, whether it is `printed` in a paper or this run's own, what is to be known about it, and its
+    interval as text where there is one."""
 
     text: str
     printed: bool
     warnings: tuple[str, ...] = ()
+    span: str = ""
 
 
 def table_3(folder: Path | None) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
@@ -81,24 +84,16 @@ def table_3(folder: Path | None) -> tuple[list[str], list[tuple[str, list[Cell]]
 
 
 def table_4(folder: Path | None) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
-    """(column heads, rows of a name and cells): the harness tasks, those of the paper first, then the run's others."""
+    """(column heads, rows of a name and cells), models in rows as printed: the paper's tasks, then the run's others."""
     found = read_lines(folder / "harness.jsonl") if folder and (folder / "harness.jsonl").is_file() else []
-    columns = list(dict.fromkeys((row["model"], row["chat_template"]) for row in found))
+    columns = sorted(dict.fromkeys((row["model"], row["chat_template"]) for row in found), key=lambda item: item[1])
     by = {(row["task"], row["model"], row["chat_template"]): row for row in found}
     tasks = [*CONTRADICTIONS, *(task for task in dict.fromkeys(r["task"] for r in found) if task not in CONTRADICTIONS)]
-    rows = []
-    for task in tasks:
-        cells = []
-        for model, printed in TABLE_4.items():
-            about = [WARNINGS["settings"], WARNINGS["alone"]] if task in printed else []
-            if model.startswith("LeoLM") and task in printed:
-                other, shots = CONTRADICTIONS[task]
-                about.append(WARNINGS["contradicts"].format(other=other, shots=shots))
-            cells.append(Cell(f"{printed[task]:.1%}" if task in printed else "–", True, tuple(about)))
-        cells += [_own_share(by.get((task, *column))) for column in columns]
-        rows.append((task, cells))
-    heads = [f"{model} (paper)" for model in TABLE_4]
-    return [*heads, *(f"{model}, {'chat' if chat else 'plain'}" for model, chat in columns)], rows
+    rows = [(f"{model} (paper)", [_printed_share(model, task) for task in tasks]) for model in TABLE_4]
+    for model, chat in columns:
+        name = f"{model}, {'chat template' if chat else 'plain'}"
+        rows.append((name, [_own_share(by.get((task, model, chat))) for task in tasks]))
+    return [CARDS[task].title if task in CARDS else task for task in tasks], rows
 
 
 def notes(rows: Sequence[tuple[str, Sequence[Cell]]]) -> list[str]:
@@ -106,18 +101,28 @@ def notes(rows: Sequence[tuple[str, Sequence[Cell]]]) -> list[str]:
     return list(dict.fromkeys(warning for _, cells in rows for cell in cells for warning in cell.warnings))
 
 
+def _printed_share(model: str, task: str) -> Cell:
+    if task not in TABLE_4[model]:
+        return Cell("–", True)
+    about = [WARNINGS["settings"], WARNINGS["alone"]]
+    if model.startswith("LeoLM"):
+        other, shots = CONTRADICTIONS[task]
+        about.append(WARNINGS["contradicts"].format(other=other, shots=shots))
+    return Cell(f"{TABLE_4[model][task]:.1%}", True, tuple(about))
+
+
 def _own_score(cell: dict | None, judge: str) -> Cell:
     if cell is None or cell["value"] is None:
         return Cell("–", False)
-    span = f" [{cell['low']:.2f}, {cell['high']:.2f}]" if cell["low"] is not None else ""
+    span = f"{cell['low']:.2f} to {cell['high']:.2f}" if cell["low"] is not None else ""
     about = [f"judged by {judge}, which is not the paper's judge"]
     if cell["missing"]:
-        about.append(f"{cell['missing']} of {cell['answers']} answers got no verdict")
-    return Cell(f"{cell['value']:.2f}{span}", False, tuple(about))
+        about.append("some answers got no verdict; the judge's own table counts them and bounds the mean")
+    return Cell(f"{cell['value']:.2f}", False, tuple(about), span)
 
 
 def _own_share(row: dict | None) -> Cell:
     if row is None:
         return Cell("–", False)
     about = [f"{row['shots']} shots, {row['metric']}, {row['n']} of {row['rows']} rows, {row['version']}"]
-    return Cell(f"{row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]", False, tuple(about))
+    return Cell(f"{row['value']:.1%}", False, tuple(about), f"{row['low']:.1%} to {row['high']:.1%}")

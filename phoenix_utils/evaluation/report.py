@@ -117,7 +117,9 @@ def category_picture(name: str, found: Mapping[str, Interval]) -> str:
     """Bars of one category as a data address for an <img>."""
     share = all(not math.isfinite(item.value) or item.value <= 1 for item in found.values())
     figure = plots.detached_figure(3.4, 1.5)
-    plots.bars({title(model): item for model, item in found.items()}, title=name, share=share, ax=figure.add_subplot())
+    heading = f"{name} ({next(iter(found.values())).n})"
+    named = {title(model): item for model, item in found.items()}
+    plots.bars(named, title=heading, share=share, ax=figure.add_subplot())
     return plots.data_uri(figure)
 
 
@@ -172,12 +174,13 @@ def draw(name: str, scores: Mapping[str, Mapping[str, Interval]], ax) -> None:
 
 def findings(scores: dict, differences: dict, language: str) -> list[str]:
     """The main results as sentences; each says whether the interval settles it."""
+    import langcodes
 
     def shares(name: str) -> str:
         return ", ".join(f"{title(model)} {written(found[name], METRICS[name])}" for model, found in scores.items())
 
     sentences = [
-        f"Answers in {language}: {shares('target_language_share')}.",
+        f"Answers in {langcodes.Language.get(language).display_name()}: {shares('target_language_share')}.",
         f"Answers that stop by themselves: {shares('stop_share')}.",
     ]
     for earlier, later in comparisons(list(scores)):

@@ -72,6 +72,20 @@ METRICS = {
         "overlap of character n-grams with the held-out human answers, 0 to 100; good free answers score low too",
         digits=1,
     ),
+    "similarity": Metric(
+        "Embedding similarity to references",
+        "high",
+        "cosine of sentence embeddings of answer and held-out human answer; unrelated texts have about 0.83 "
+        "already, so only differences say something",
+        digits=3,
+    ),
+    "form_share": Metric(
+        "Keeps the form asked for",
+        "high",
+        "share of answers that keep to the JSON, table, number of words or sentences, or forbidden word that the "
+        "prompt names; of prompts that name one",
+        share=True,
+    ),
     "median_length": Metric("Median length", "", "characters of the middle answer", digits=0),
     "distinct_2": Metric(
         "Different word pairs (distinct-2)",
@@ -147,6 +161,9 @@ def answer_measures(rows: list[dict]) -> dict[str, Measure]:
     counts = np.array(
         [sum(mt_metrics.chrf_counts(row["answer"], row["reference"]) for row in unit) for unit in with_reference]
     )
+    formed = _by_unit(row for row in rows if row["keeps_form"] is not None)
+    kept_form = [sum(row["keeps_form"] for row in unit) for unit in formed]
+    near = [sum(row["similarity"] or 0.0 for row in unit) for unit in with_reference]
     owners = [place for place, unit in enumerate(units) for _ in unit]
     lengths = [len(row["answer"]) for unit in units for row in unit]
     bigrams = [[pair for row in unit for pair in metrics.word_pairs(row["answer"])] for unit in units]
@@ -155,6 +172,8 @@ def answer_measures(rows: list[dict]) -> dict[str, Measure]:
         "stop_share": share(lambda row: row["finish_reason"] == "stop"),
         "repetition_share": share(lambda row: row["is_loop"]),
         "chrf": Measure(mt_metrics.chrf(counts), len(with_reference)),
+        "similarity": Measure(ratio(near, [len(unit) for unit in with_reference]), len(with_reference)),
+        "form_share": Measure(ratio(kept_form, [len(unit) for unit in formed]), len(formed), share=True),
         "median_length": Measure(median(lengths, owners), len(units)),
         "distinct_2": Measure(distinct_share(bigrams), len(units), centred=True),
     }

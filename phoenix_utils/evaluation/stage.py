@@ -5,6 +5,7 @@
     logprobs.parquet    log-probabilities of references and preference pairs (likewise)
     mt_bench.jsonl      MT-Bench answers (likewise), where any were asked for
     harness.jsonl       benchmark results (likewise), with the result of each row
+    answers_kept.jsonl  every answer as soon as it is given, so that none is asked for twice
     judgements.jsonl    every reply of the judge and what it means; judged.json the tables made of them
     scores.json         {model: {metric: {"value", "low", "high", "n"}}}
     differences.json    paired differences between the models, and how the numbers were made
@@ -116,23 +117,24 @@ def collect(
     each = len(prompts) + sum(len(question.turns) for question in questions)
     progress = stage.progress(len(settings.models) * each, "answers")
     done = (len(settings.models) - len(missing)) * each
+    kept = Kept(stage.folder / "answers_kept.jsonl")
     for name in missing:
         with contenders.playing(name) as engine:
             stage.note("dtype", str(engine.model.dtype).removeprefix("torch."))
             count = _Counter(progress, done, name)
+            weights = str(stage.manifest["inputs"].get(name, name))
+            told = (kept, weights, count)
             if not files["answers"].has(name):
-                files["answers"].add(answers.answer_prompts(engine, name, prompts, params, *languages[::-1], count))
+                files["answers"].add(answers.answer_prompts(engine, name, prompts, params, *languages[::-1], *told))
             if not files["mt_bench"].has(name):
-                kept = Kept(stage.folder / "answers_kept.jsonl")
-                weights = str(stage.manifest["inputs"].get(name, name))
-                files["mt_bench"].add(mt_bench.answer(engine, name, questions, params, languages, kept, weights, count))
+                files["mt_bench"].add(mt_bench.answer(engine, name, questions, params, languages, *told))
             done += each
             progress.update(done, model=name, now="scoring")
             if not files["logprobs"].has(name):
                 files["logprobs"].add(_logprobs(likelihood.scorer(engine), name, references, pairs, settings.language))
             if not files["harness"].has(name):
                 progress.update(done, model=name, now="benchmarks")
-                files["harness"].add(_harness(stage, settings, engine, name))
+                files["harness"].add(_harness(stage, settings, likelihood.scorer(engine), name))
     progress.close(f"{len(settings.models)} models answered {each} prompts each")
 
 
@@ -147,8 +149,7 @@ def _logprobs(scorer: TransformersEngine, name: str, references: list[Prompt], p
 
 def _harness(stage: StageRun, settings: EvaluationSettings, engine: TransformersEngine, name: str) -> list[dict]:
     return benchmarks.measure(
-        engine.model,
-        engine.tokenizer,
+        engine,
         settings.harness_tasks,
         stage.folder / "harness_tasks",
         name=name,

@@ -44,11 +44,13 @@ _ONE = "|".join(_ONES)
 _WORD = rf"(?:{_ONE})\s(?:komma|point)\s(?:{_ONE})\b|" + "|".join(sorted(_WORDS, key=len, reverse=True))
 _NUMBER = rf"(?<![\w.,/])(?P<number>[-−]?\d{{1,3}}(?:[.,]\d+)?|{_WORD})(?![\w%]|[.,]\d|\s?%|\s*(?:prozent|percent))"
 # A number that begins a range ("6 bis 7") is no score, nor is one on another scale ("4/5").
-_RANGE = rf"(?P<range>\s*(?:[-–—]|bis|to|oder|or|und|and)\s*(?:\d|(?:{_WORD})\b))?"
-_SCALE = r"(?:\s*(?:/|von(?: möglichen)?|out of|of|aus)\s*(?P<scale>\d+|zehn|ten|fünf|five|vier|four|hundert)\b)?"
+_RANGE = rf"(?P<range>\s*(?:[-–—]|bis|to|oder|or|und|and)\s*(?:(?:eine?|an?)\s+)?(?:\d|(?:{_WORD})\b))?"
+_SCALE = r"(?:\s*\(?(?:/|von(?: möglichen)?|out of|of|aus)\s*(?P<scale>\d+|zehn|ten|fünf|five|vier|four|hundert)\b)?"
 _MARK = _NUMBER + _RANGE + _SCALE
 _ARTICLE = (
-    r"(?:(?:nur|just|only|eine?|einer|an?|bei|auf|at|on)\s+)*(?:(?:glatte|solide|gute|knappe|solid|strong)\w*\s+)?"
+    r"(?:(?:nur|just|only|eine?|einer|an?|bei|auf|at|on|insgesamt|overall)\s+)*"
+    r"(?:(?:glatt|solide|gute|knapp|schwach|starke|runde|ordentlich|verdient|faire|klare|saubere|"
+    r"solid|strong|weak|clear|generous|charitable|good|bare|firm|flat)\w*\s+)?"
 )
 
 _WHOLE = (
@@ -58,16 +60,16 @@ _WHOLE = (
 )
 _PLAIN = (
     r"bewertung|note|punktzahl|wertung|punkte|ergebnis(?: meiner prüfung)?|rating|score|grade|mark|evaluation|"
-    r"points(?: awarded)?|assessment"
+    r"points(?: awarded)?|assessment|einschätzung|beurteilung|einstufung|benotung|appraisal"
 )
 _LINK = (
     r"(?:\s*\([^()\n]*\))?(?:[ \t]+(?:für|for|of|des|der|dieser)[ \t]+[^\n:.,\d]{1,40}?)?"
     r"[ \t|]*(?:(?:[:=→|]|[-–](?=\s)|\bist\b|\bis\b|\blautet\b|\bbeträgt\b|\bliegt bei\b)[ \t|]*|"
-    r"(?=\d+(?:[.,]\d+)?\s*/\s*10\b))"
+    r"(?=\d+(?:[.,]\d+)?\s*/\s*10\b)|(?=\d{1,2}(?:[.,]\d)?[.!]?\s*(?:\n|\Z)))"
 )
 _VERB = (
     r"vergebe|gebe|gibt es|bewerte|benote|komme|lande|bleibe|bleiben|bleibt|entscheide|verdient|wird|macht|wähle|"
-    r"korrigiere|setze|lege mich|reicht|stehe|give|rate|award|score|assign|settle|land|earns?|gets?|deserves?|"
+    r"korrigiere|setze|lege mich|reicht|stehe|give|rate|award|scores?|assign|settle|land|earns?|gets?|deserves?|"
     r"makes it|i'm|i am|i'd say|put|sits|choose|pick|go with|correct|revise|arrive|end up|leaves|call it|"
     r"von mir|from me"
 )
@@ -87,14 +89,23 @@ _ON_TEN = re.compile(
 )
 _GIVEN = re.compile(
     rf"\b(?:{_VERB})\b(?:[^.!?\n\d]{{0,70}}?\s)?{_ARTICLE}{_MARK}(?!\s+\w+(?:s|n)\b(?<!points)(?<!punkten)(?<!geben)"
-    rf"(?<!vergeben)(?<!an))|{_NUMBER.replace('number', 'early')}\s+(?:\w+ )?(?:vergeben|geben)\b",
+    rf"(?<!vergeben)(?<!an))"
+    rf"|{_NUMBER.replace('number', 'early')}\s+(?:punkten?\s+)?(?:\w+\s+){{0,2}}(?:vergeben|geben|bewertet|benotet)\b",
     re.I,
 )
 _POINTS = re.compile(rf"{_NUMBER}{_RANGE}\s*(?:punkte?n?|points?)\b(?! Abzug| off| less| weniger| (?:{_WORD})\b)", re.I)
 # A number that nothing is counted with, behind a word that leads up to it: "sondern 6", "the 9", "at 5: …".
 _CLOSING = re.compile(
-    rf"\b(?:die|der|eine?|an?|the|bei|at|auf|to|on|sondern|but|with|mit|für|also|daher|so)\s+{_MARK}"
+    rf"\b(?:die|der|eine?|an?|the|bei|at|auf|to|on|sondern|but|with|mit|für|also|daher|so|insgesamt|overall)\s+"
+    rf"{_ARTICLE}{_MARK}"
     r"(?=\s*(?:[.!:;,–—]|$|\b(?:weil|denn|da|because|since|from me|von mir|fest|punkte?n?|points?)\b))",
+    re.I | re.M,
+)
+_NO_MORE = re.compile(
+    rf"\b(?:mehr als|more than|higher than|über)\s+(?:eine?\s+|an?\s+)?{_MARK}"
+    r"(?=\s+(?:ist|geht|gebe|kann|is|isn't|cannot|can't|i)\b[^.!?\n\d]{0,40}\b(?:nicht|not|cannot|can't|isn't|kaum)\b)|"
+    r"\b(?:nicht|kaum|not|no)\s+(?:mehr|higher|more)\s+(?:als|than)\s+(?:eine?\s+|an?\s+)?"
+    rf"{_NUMBER.replace('number', 'early')}(?=\s*(?:[.,;!]|$))",
     re.I | re.M,
 )
 _LAST = re.compile(
@@ -113,13 +124,21 @@ _CONDITION = re.compile(
     r"for example|e\.g\.|z\. ?b\.)\b",
     re.I,
 )
+# What comes after a decision is given, whatever was weighed before it.
+_DECIDED = re.compile(
+    r"\b(entscheide|entschieden|letztlich|letztendlich|am ende|schließlich|decide|settle|settling|ultimately|"
+    r"in the end|go with|went with|landing|lande|bleibe|komme auf|come down)\b",
+    re.I,
+)
+# "My score would be 6": a mark given politely, as long as no condition stands before it.
+_MODEST = re.compile(rf"\b(?:{_WHOLE}|{_PLAIN})\b[^.,;:!?\d]{{0,40}}\b(?:would be|wäre)\s+(?:an?\s+|eine?\s+)?$", re.I)
 _EXAMPLE = re.compile(
     r"(?:for example|e\.g\.|such as|zum beispiel|z\. ?b\.|beispielsweise|etwa)[:\s]*\S{0,12}\s*$", re.I
 )
 _DENIED = re.compile(
     r"\b(nicht|kein\w*|ohne|not|never|no|without|statt|instead of|höchstens|mindestens|at (?:most|least)|ziehe|abzug|"
     r"deduct\w*|hold back|take off|taking off|verlangt\w*|erlaubt\w*|mehr als|more than|scale|skala)\b"
-    r"(?:(?! (?:und|and|but|sondern) )[^,;:])*$",
+    r"(?:(?! (?:und|and|but|sondern) )[^,;:→⇒])*$",
     re.I,
 )
 _TAKEN_BACK = re.compile(r"\s*(?:nicht|not)\b|\s+(?:Punkte )?Abzug|\s+(?:would|wäre|hätte|müsste|could|might)\b", re.I)
@@ -135,6 +154,12 @@ _SCALE_NAMED = re.compile(
     re.I,
 )
 _QUOTED = re.compile(r"„[^“”\"]{0,2000}[“”\"]|“[^”]{0,2000}”|»[^«]*«|«[^»]*»|(?<!\w)\"[^\"\n]*\"|^\s*>.*$", re.M)
+# Quotation marks around nothing but a mark, behind the label of a verdict, quote nobody.
+_QUOTED_MARK = re.compile(
+    rf"(?P<label>(?<!\w)(?:{_WHOLE}|{_PLAIN})[ \t]*[:=][ \t]*)[„“\"'»«]"
+    r"(?P<mark>\d{1,2}(?:[.,]\d)?(?:\s*/\s*10)?)[“”\"'»«]",
+    re.I,
+)
 _KEYS = re.compile(rf"(?:{_WHOLE})|(?:{_PLAIN})", re.I)
 
 
@@ -205,6 +230,7 @@ def _lenient(reply: str, text: str) -> Iterator[tuple[str, list]]:
     ):
         found = [m for m in pattern.finditer(text) if not _thought_of(text, m)]
         yield form, [_Mark(m) for m in found if form != "of ten" or not _of_an_aspect(text, m)]
+    yield "no more", [_Mark(found) for found in _NO_MORE.finditer(text)]
 
 
 class _Mark:
@@ -239,16 +265,20 @@ def _value(number: str) -> float | None:
 def _thought_of(text: str, found: re.Match) -> bool:
     """Whether a mark stands in a sentence with a condition, or in a clause that denies it or takes points off."""
     number = found.start("number") if found["number"] else found.start("early")
-    start = max((text.rfind(end, 0, found.start()) for end in (". ", "! ", "? ", "\n")), default=-1) + 1
-    if _CONDITION.search(text, start, number) or _DENIED.search(text[start:number]):
+    start = max((text.rfind(end, 0, found.start()) for end in (". ", "! ", "? ", "; ", "\n")), default=-1) + 1
+    decided = [match.end() for match in _DECIDED.finditer(text, start, number)]
+    weighed = _MODEST.sub(" ", text[decided[-1] if decided else start : number])
+    if _CONDITION.search(weighed) or _DENIED.search(text[start:number]):
         return True
     return bool(_TAKEN_BACK.match(text, found.end()))
 
 
 def _of_an_aspect(text: str, found: re.Match) -> bool:
-    """Whether "8/10" follows the name of an aspect: "Genauigkeit: 8/10"."""
+    """Whether "8/10" follows the name of an aspect: "Genauigkeit: 8/10", not "Kurz und falsch: 2/10"."""
     line = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
-    return bool(re.search(r"[^\W\d][\w ()–-]*:\s*$", line))
+    name = re.search(r"([^\W\d][\w ()–-]*):\s*$", line)
+    words = re.findall(r"\w+", name[1]) if name else []
+    return bool(words) and (len(words) < 3 or words[-1][0].isupper())
 
 
 def _plain(reply: str) -> str:
@@ -261,7 +291,7 @@ def _plain(reply: str) -> str:
     text = re.sub(rf"<({_WHOLE}|{_PLAIN})>", r"\n\1: ", text, flags=re.I)
     text = html.unescape(re.sub(r"</?[a-z][^<>]*>", " ", text, flags=re.I))
     text = re.sub(r"(?<=\d)\s?½", ",5", re.sub(r"[*`#]|__", "", text))
-    return _SCALE_NAMED.sub(" ", _QUOTED.sub(" ", text))
+    return _SCALE_NAMED.sub(" ", _QUOTED.sub(" ", _QUOTED_MARK.sub(r"\g<label>\g<mark>", text)))
 
 
 def _json_marks(reply: str) -> list:

@@ -44,6 +44,16 @@ def judged_table(folder: Path) -> Fragment:
     return _fragment("judged_table", parts["stored"])
 
 
+def judge_and_votes(folder: Path, earlier: str = "sft", later: str = "dpo", voter: str = "reader") -> Fragment:
+    """How far the judge and a voter agree on two models; or that one of them is missing."""
+    from phoenix_utils.evaluation.vote import Ballot, judge_against_votes
+
+    found = judge_against_votes(folder, Ballot(folder, earlier, later, voter).rows())
+    if found is None:
+        return Fragment("<p>Nothing to compare: it takes a judge's scores and votes on the same answers.</p>")
+    return _fragment("agreement_table", found, voter)
+
+
 def harness_table(folder: Path) -> Fragment:
     """The harness' results of all models with and without chat template, and paired differences."""
     found = report.harness_table(folder)
@@ -88,12 +98,13 @@ def plot_scores(folder: Path) -> None:
         report.draw(name, scores, ax)
 
 
-def plot_differences(folder: Path, metric: str) -> Axes:
-    """The two paired differences of one metric as points with intervals around zero."""
-    _, differences = report.load_scores(folder)
-    named = {
-        report.pair_title(pair, report.load_scores(folder)[0]): found[metric] for pair, found in differences.items()
-    }
+def plot_differences(folder: Path, metric: str) -> Axes | None:
+    """The paired differences of one metric as points with intervals around zero; nothing where there is one model."""
+    scores, differences = report.load_scores(folder)
+    named = {report.pair_title(pair, scores): found[metric] for pair, found in differences.items()}
+    if not named:
+        print("One model alone: there is no difference to show.")
+        return None
     about = METRICS[metric]
     unit = "percentage points" if about.share else "difference"
     label = f"{unit}, {report.BETTER[about.better]}"

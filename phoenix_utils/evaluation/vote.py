@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phoenix_utils.artifacts import read_json
-from phoenix_utils.evaluation import judged
+from phoenix_utils import statistics
+from phoenix_utils.evaluation import judged as judged_tables
 from phoenix_utils.evaluation.kept import Kept
 from phoenix_utils.tables import read_lines, read_rows
 
@@ -71,7 +71,7 @@ class Ballot:
 
     def result(self, seed: int = 0) -> dict:
         """Wins with intervals, how often the left side won, how often the longer answer did (`judged.preferences`)."""
-        return judged.preferences(self.rows(), seed)
+        return judged_tables.preferences(self.rows(), seed)
 
 
 def ballot(folder: Path, earlier: str = "sft", later: str = "dpo", voter: str = "reader") -> ipywidgets.Widget:
@@ -104,25 +104,33 @@ def ballot(folder: Path, earlier: str = "sft", later: str = "dpo", voter: str = 
 
 
 def judge_against_votes(folder: Path, votes: Sequence[dict], seed: int = 0) -> dict | None:
-    """Share of questions in which the judge's scores and the votes prefer the same model, with interval; None without
-    a judge's scores. Ties of either side count half."""
+    """How far a judge's scores and the votes prefer the same models, on the answers that both have compared.
+
+    Returns "agree" (share of answers with the same preference, one side's tie counting half), "kappa" (quadratic
+    weights on worse, the same, better), "pearson" and "spearman" (of the difference of scores with the vote), each as
+    an interval, and "answers"; None where there is no judge's score or no vote on the same answers.
+    """
     path = folder / "judgements.jsonl"
-    if not path.is_file() or not read_json(folder / "judged.json")["scores"]:
+    if not path.is_file():
         return None
     scores = {
         (row["model"], f"{row['question_id']}/{row['turn']}"): row["score"]
         for row in read_lines(path)
         if row["kind"] == "score" and row["score"] is not None
     }
-    agreed = []
+    judged, voted = [], []
     for row in votes:
-        pair = [scores.get((name, row["question_id"])) for name in (row["earlier"], row["later"])]
-        if None in pair:
-            continue
-        judge = float(np.sign(pair[1] - pair[0]))
-        voter = (2 * row["score"] - 1) * (1 if row["model"] == row["later"] else -1)
-        agreed.append((1 + judge * voter) / 2)
-    return judged.statistics.bootstrap_mean(agreed, seed).as_dict()
+        earlier, later = (scores.get((name, row["question_id"])) for name in (row["earlier"], row["later"]))
+        if earlier is not None and later is not None:
+            judged.append(later - earlier)
+            voted.append((2 * row["score"] - 1) * (1 if row["model"] == row["later"] else -1))
+    if not judged:
+        return None
+    signs = np.sign(judged)
+    found = statistics.agreement(judged, voted, seed)
+    found["kappa"] = statistics.agreement(signs, voted, seed)["kappa"]
+    found["agree"] = statistics.bootstrap_share(1 - np.abs(signs - voted) / 2, seed=seed)
+    return {**{name: interval.as_dict() for name, interval in found.items()}, "answers": len(judged)}
 
 
 def _card_html(card: dict, done: int, total: int) -> str:

@@ -12,6 +12,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "settings": ["SftSettings", "stage_inputs"],
         "data": ["read_conversations", "token_counts"],
         "stage": ["run"],
-        "views": ["draw_lengths", "draw_loss", "draw_memory", "draw_schedules", "metrics_rows", "tokens_html"],
+        "views": [
+            "draw_lengths",
+            "draw_loss",
+            "draw_memory",
+            "draw_schedules",
+            "live_loss",
+            "metrics_rows",
+            "tokens_html",
+        ],
     },
 )

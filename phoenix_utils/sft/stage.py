@@ -8,6 +8,7 @@ Writes  03_sft/adapter/      LoRA adapter, tokenizer with chat template, generat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
@@ -24,9 +25,10 @@ class Trainer(batches.GlobalBatches, SFTTrainer):
     """TRL's SFT trainer with batches of rows of similar length."""
 
 
-def run(settings: SftSettings) -> dict[str, Any]:
+def run(settings: SftSettings, watch: Callable[[], None] | None = None) -> dict[str, Any]:
     """Train, save and measure; returns what metrics.json holds. Resumes after a kill, skips when done.
 
+    `watch` is called after each line of the log, so that a notebook can draw the curve as it grows.
     Raises PhoenixError for missing or unusable rows, an unknown model, and a loss that is no number any more.
     """
     inputs = stage_inputs(settings)
@@ -47,7 +49,7 @@ def run(settings: SftSettings) -> dict[str, Any]:
         )
         stage.count("rows", len(dataset))
         stage.count("rows_too_long", too_long)
-        trainer = build_trainer(settings, stage, tokenizer, *set_aside(dataset, settings))
+        trainer = build_trainer(settings, stage, tokenizer, *set_aside(dataset, settings), watch=watch)
         metrics = training.train(trainer, stage)
         metrics = {"rows": len(dataset), "rows_too_long": too_long, **metrics}
         training.save_trained(
@@ -88,7 +90,12 @@ def set_aside(dataset: Dataset, settings: SftSettings) -> tuple[Dataset, Dataset
 
 
 def build_trainer(
-    settings: SftSettings, stage: artifacts.StageRun, tokenizer: Any, dataset: Any, held_out: Any = None
+    settings: SftSettings,
+    stage: artifacts.StageRun,
+    tokenizer: Any,
+    dataset: Any,
+    held_out: Any = None,
+    watch: Callable[[], None] | None = None,
 ) -> Trainer:
     """TRL's trainer for these settings on this machine, its adapter already on the model."""
     machine = hardware.describe()
@@ -108,7 +115,7 @@ def build_trainer(
             model, lora_r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout
         )
     arguments = trainer_keywords(settings, stage, dtype, machine)
-    callbacks = training.callbacks(settings, stage)
+    callbacks = training.callbacks(settings, stage, watch)
     if settings.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer = Trainer(

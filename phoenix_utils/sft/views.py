@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phoenix_utils import artifacts, chat, hardware, memory, plots, token_view, training
@@ -44,6 +46,36 @@ def draw_loss(settings: SftSettings) -> Axes:
         x="optimizer step",
         y="loss (nats per token)",
     )
+
+
+@contextlib.contextmanager
+def live_loss(settings: SftSettings, seconds: float = 2.0) -> Iterator[Callable[[], None]]:
+    """For a notebook: gives a function that draws the loss so far below the cell, anew after so many seconds.
+
+    Pass it to `run` as `watch`. The picture goes when the block ends; `draw_loss` draws the whole curve.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML, display
+
+    handle, last = None, -math.inf
+
+    def redraw() -> None:
+        nonlocal handle, last
+        if time.monotonic() - last < seconds:
+            return
+        figure = draw_loss(settings).figure
+        if handle is None:
+            handle = display(figure, display_id=True)
+        else:
+            handle.update(figure)
+        plt.close(figure)
+        last = time.monotonic()
+
+    try:
+        yield redraw
+    finally:
+        if handle is not None:
+            handle.update(HTML(""))
 
 
 def draw_schedules(schedules: dict[str, tuple[str, int, float]], warmup: float = 0.1) -> Axes:
