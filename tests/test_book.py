@@ -455,7 +455,7 @@ def phoenix_commands() -> list[tuple[str, list[str]]]:
         for block in re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M):
             for line in block.replace("\\\n", " ").splitlines():
                 for command in re.findall(r"(?:^|do |; )\s*(?:\S*bin/)?phoenix (.+?)(?:;| +# |$)", line):
-                    found.append((name, re.sub(r"\$\w+", "2", command).split()))
+                    found.append((name, re.sub(r"\$\w+", "2", command.replace("$RULES", "numbers,code")).split()))
     return found
 
 
