@@ -28,16 +28,14 @@ def forward(pairs_in: Sequence[Pair], engine: Engine, prompt: Prompt) -> list[fl
     return engine.score([prompt(_flat(source)) for source, _ in pairs_in], [" " + _flat(text) for _, text in pairs_in])
 
 
-def dual_cross_entropy(pairs_in: Sequence[Pair], engine: Engine, there: Prompt, back: Prompt) -> list[float]:
+def dual_cross_entropy(ahead: Sequence[float], behind: Sequence[float]) -> list[float]:
     """Dual conditional cross-entropy of each pair (Junczys-Dowmunt 2018, arXiv 1809.00197, equation 2); low is good.
 
     |H(y|x) - H(x|y)| + (H(y|x) + H(x|y)) / 2, where H(y|x) is the cross-entropy per token of the translation y given
     its source x, and H(x|y) of the source given the translation. The first term falls on pairs that only one direction
-    believes in, such as a fluent sentence about something else; the second on pairs that neither does. One engine
-    serves both directions here, with a prompt for each.
+    believes in, such as a fluent sentence about something else; the second on pairs that neither does. `ahead` and
+    `behind` are the log-probabilities, -H(y|x) and -H(x|y).
     """
-    ahead = forward(pairs_in, engine, there)
-    behind = forward([(text, source) for source, text in pairs_in], engine, back)
     return [abs(one - other) - (one + other) / 2 for one, other in zip(ahead, behind, strict=True)]
 
 

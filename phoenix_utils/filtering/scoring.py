@@ -6,8 +6,9 @@ scored whether or not a rule rejects their row, so that switching a rule changes
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import langcodes
@@ -44,22 +45,26 @@ def write(path: Path, inputs: dict[str, Path], settings: FilteringSettings, repo
     if path.is_file():
         return
     scorers = open_scorers(settings)
-    texts = (text for kind, place in inputs.items() for text in _texts(kind, tables.read_rows(place), report))
-    batches = iter(lambda: list(islice(texts, settings.score_batch)), [])
-    lines = (_scored(batch, scorers) for batch in batches)
-    tables.write_rows(path, chain.from_iterable(lines), SCORES)
+    rows = ((kind, row) for kind, place in inputs.items() for row in tables.read_rows(place))
+    texts = (text for number, (kind, row) in enumerate(rows) for text in _texts(number, kind, row))
+
+    def lines() -> Iterator[dict]:
+        while batch := list(islice(texts, settings.score_batch)):
+            yield from _scored(batch, scorers)
+            report(batch[-1]["number"])  # the row before the last is done
+
+    tables.write_rows(path, lines(), SCORES)
 
 
-def _texts(kind: str, rows: Iterable[dict], report: Callable[[int], None]) -> Iterator[dict]:
-    """What is scored: both sides of each text, and the pairs of segments that it was translated in."""
-    for number, row in enumerate(rows, 1):
-        segments = row.get("segments") or ()
-        for part, source, text in parts(row):
-            pieces = [(each["text"], each["translation"]) for each in segments if each["part"] == part]
-            pieces = [piece for piece in pieces if all(piece)] or [(source or "", text)]
-            yield {"kind": kind, "prompt_id": row.get("prompt_id"), "part": part, "pair": (source or "", text),
-                   "pieces": [(one[:1000], other[:1000]) for one, other in pieces]}  # fmt: skip
-        report(number)
+def _texts(number: int, kind: str, row: dict) -> Iterator[dict]:
+    """What is scored of row `number`: both sides of each text, and the pairs of segments that it was translated in."""
+    segments = row.get("segments") or ()
+    for part, source, text in parts(row):
+        pieces = [(each["text"], each["translation"]) for each in segments if each["part"] == part]
+        pieces = [piece for piece in pieces if all(piece)] or [(source or "", text)]
+        pieces = [(one[:1000], other[:1000]) for one, other in pieces]
+        yield {"number": number, "kind": kind, "prompt_id": row.get("prompt_id"), "part": part,
+               "pair": (source or "", text), "pieces": pieces}  # fmt: skip
 
 
 def _scored(texts: list[dict], scorers: dict[str, Score]) -> list[dict]:
@@ -78,19 +83,27 @@ def open_scorers(settings: FilteringSettings) -> dict[str, Score]:
         engine = open_translator(settings)
         languages = settings.source_language, settings.language
         there, back = alma_prompt(*languages), alma_prompt(*reversed(languages))
-        made["forward"] = _by_pieces(lambda found: scores.forward(found, engine, there))
-        made["dual"] = _by_pieces(lambda found: scores.dual_cross_entropy(found, engine, there, back))
+
+        @functools.lru_cache(maxsize=1)  # both scores need it for the same texts, one after the other
+        def ahead(found: tuple[scores.Pair, ...]) -> list[float]:
+            return scores.forward(found, engine, there)
+
+        def dual(found: tuple[scores.Pair, ...]) -> list[float]:
+            behind = scores.forward([(text, source) for source, text in found], engine, back)
+            return scores.dual_cross_entropy(ahead(found), behind)
+
+        made |= {"forward": _by_pieces(ahead), "dual": _by_pieces(dual)}
     if "cosine" in settings.scores:
         embed = scores.open_embedder(settings.embedder)
         made["cosine"] = lambda texts: scores.cosines([text["pair"] for text in texts], embed)
     return {name: made[name] for name in NAMES if name in settings.scores}
 
 
-def _by_pieces(score: Callable[[list[scores.Pair]], list[float]]) -> Score:
+def _by_pieces(score: Callable[[tuple[scores.Pair, ...]], list[float]]) -> Score:
     """The score of a text as the mean over its segments, each counted by its length: translators read sentences."""
 
     def whole(texts: list[dict]) -> list[float]:
-        found = iter(score([piece for text in texts for piece in text["pieces"]]))
+        found = iter(score(tuple(piece for text in texts for piece in text["pieces"])))
         values = []
         for text in texts:
             lengths = [len(source) for source, _ in text["pieces"]]
