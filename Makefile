@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 VLLM  := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help env test test-vllm mini adapt book book-browser lab notebooks lint clean
+.PHONY: help env test test-vllm mini adapt book sweep book-browser lab notebooks lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ book: $(if $(filter runs/mini,$(RUN)),mini) adapt ## build the book from the new
 book-browser: env ## read the built book in a real browser: needs Chromium or Chrome
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser]'
 	$(BIN)/python book/browser.py
+
+sweep: env ## a sweep of two arms on a handful of rows, to see that sweeps work here; a few minutes
+	$(BIN)/phoenix sweep profiles/sweeps/two_arms.yaml
 
 lab: env ## the long comparisons whose tables stand in book/results; hours
 	$(BIN)/python benchmarks/adapt_arms.py

@@ -23,7 +23,6 @@ from phoenix_utils.filtering import (
     findings,
     report,
     run,
-    scores,
     scoring,
     token_counter,
 )
