@@ -8,7 +8,7 @@ import pytest
 from rapidfuzz import fuzz, process
 
 from phoenix_utils import corpora, pairs, sources
-from phoenix_utils.filtering.rules import RULES, findings
+from phoenix_utils.filtering import RULES, findings
 from phoenix_utils.filtering.settings import FilteringSettings
 
 CATEGORIES = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
