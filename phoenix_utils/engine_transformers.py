@@ -117,14 +117,8 @@ class TransformersEngine(ChatPrompts):
     def _batches(self, sizes: list[int], most: int) -> Iterator[list[int]]:
         """Indices in batches of similar size, at most `most` in all, longest first: memory peaks at once or never."""
         order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
-        batch: list[int] = []
-        for index in order:
-            if batch and (len(batch) == self.max_rows or (len(batch) + 1) * sizes[batch[0]] > most):
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+        for places in _groups([sizes[index] for index in order], most, self.max_rows):
+            yield [order[place] for place in places]
 
     def _prefix_cache(self, prefix: list[int]):
         import torch
@@ -152,12 +146,14 @@ class TransformersEngine(ChatPrompts):
             prefix = []  # padding stands between prefix and row, which only a sliding window would notice
         skip = len(prefix)
         logits, caches = [], []
-        for group in _groups(rows, READ_TOKENS):
+        for places in _groups(list(map(len, rows)), READ_TOKENS, self.max_rows):
+            group = [rows[place] for place in places]
             past = kv_cache.repeated(cache, len(group)) if prefix else kv_cache.new_cache()
             ids, mask = self._padded(group, skip)
-            logits.append(self._next_logits(ids, mask, (mask.cumsum(1) - 1).clamp(min=0)[:, skip:], past))
+            logits.append(self._next_logits(ids, mask, _positions(mask)[:, skip:], past))
             caches.append(past)
-        _, mask = self._padded(rows, skip)
+        if len(caches) > 1:
+            mask = self._mask(rows, skip)
         return torch.cat(logits), mask, mask.sum(1, keepdim=True) - 1, kv_cache.joined(caches, skip)
 
     def _padded(self, rows: list[list[int]], skip: int):
@@ -166,8 +162,14 @@ class TransformersEngine(ChatPrompts):
 
         width, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
         ids = torch.tensor([[pad] * (width - len(row)) + row[skip:] for row in rows], device=self.model.device)
+        return ids, self._mask(rows, skip)
+
+    def _mask(self, rows: list[list[int]], skip: int):
+        import torch
+
+        width = max(map(len, rows))
         mask = [[1] * skip + [0] * (width - len(row)) + [1] * (len(row) - skip) for row in rows]
-        return ids, torch.tensor(mask, device=self.model.device)
+        return torch.tensor(mask, device=self.model.device)
 
     def _generate_batch(self, rows, prefix, cache, params: GenerationParams, generator) -> list[Completion]:
         import torch
@@ -288,7 +290,7 @@ class TransformersEngine(ChatPrompts):
 
         decoder, device = self.model.get_decoder(), self.model.device
         ids, mask = self._padded([heads[group[0]] for group in groups], 0)
-        positions, past = (mask.cumsum(1) - 1).clamp(min=0), kv_cache.new_cache()
+        positions, past = _positions(mask), kv_cache.new_cache()
         first = decoder(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True
         ).last_hidden_state[:, -1]
@@ -340,18 +342,23 @@ class TransformersEngine(ChatPrompts):
         return torch.allclose(logits, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
 
 
-def _groups(rows: list[list[int]], most: int) -> Iterator[list[list[int]]]:
-    """Neighbours in groups that hold at most `most` tokens with their padding, or one row."""
-    group: list[list[int]] = []
+def _groups(sizes: list[int], most: int, max_rows: int) -> Iterator[list[int]]:
+    """Places of neighbours, in groups whose rows, padded to the largest, hold at most `most` tokens, or of one row."""
+    group: list[int] = []
     width = 0
-    for row in rows:
-        if group and (len(group) + 1) * max(width, len(row)) > most:
+    for place, size in enumerate(sizes):
+        if group and (len(group) == max_rows or (len(group) + 1) * max(width, size) > most):
             yield group
             group, width = [], 0
-        group.append(row)
-        width = max(width, len(row))
+        group.append(place)
+        width = max(width, size)
     if group:
         yield group
+
+
+def _positions(mask):
+    """Position of each token among those of its row that are not padding."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def _stop_ids(model, tokenizer) -> set[int]:
