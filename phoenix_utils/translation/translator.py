@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phoenix_utils import pairs
+from phoenix_utils.alma import flat
 from phoenix_utils.engines import Completion, Engine, GenerationParams, open_engine
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.models import packaged_adapter
@@ -102,8 +103,8 @@ class Translator:
         """The prompt for one segment; a line break inside it would end the prompt's line, so it becomes a space."""
         pair = self.settings.source_language, self.settings.language
         if self.choice.prompt == "few_shot":
-            return prompts.few_shot(prompts.flat(text), *pair, examples)
-        request = prompts.STYLES[self.choice.prompt](prompts.flat(text), *pair)
+            return prompts.few_shot(flat(text), *pair, examples)
+        request = prompts.STYLES[self.choice.prompt](flat(text), *pair)
         return self.engine.chat_prompt(request) if self.choice.prompt in prompts.IN_CHAT_TEMPLATE else request
 
     def translate_segments(self, texts: Sequence[str | Masked], on_batch: OnBatch | None = None) -> list[Translation]:
