@@ -155,6 +155,30 @@ def test_a_wrong_hand_over_is_noticed_before_the_first_step(settings):
         check_start(trainer, settings.beta)
 
 
+def test_half_precision_may_round_but_not_start_elsewhere(settings, monkeypatch):
+    """Kept answers a little off pass in half precision and not in float32; those of another model pass in neither."""
+    trainer = built_trainer(settings)
+    rows = whole_batch(trainer)
+    tokens = rows["completion_mask"][-1, 1:].sum().item()
+
+    def moved(nats_per_token):
+        def collate(rows, collate=trainer.data_collator):
+            batch = collate(rows)
+            return batch | {"ref_rejected_logps": batch["ref_rejected_logps"] + nats_per_token * tokens}
+
+        return collate
+
+    for nats, half, refused in ((0.01, True, False), (0.01, False, True), (0.5, True, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "data_collator", moved(nats))
+            patch.setattr(trainer.args, "bf16", half)
+            if refused:
+                with pytest.raises(RuntimeError, match="would not start at the SFT model"):
+                    check_start(trainer, beta=0.5)
+            else:
+                assert check_start(trainer, beta=0.5).loss == pytest.approx(math.log(2), abs=1e-3)
+
+
 def test_our_loss_and_rewards_are_trls(settings):
     """On real batches, away from the start: loss, rewards and margins agree to 1e-5."""
     trainer = built_trainer(settings)
