@@ -25,7 +25,7 @@ MODEL, LANGUAGES, GLOBAL_BATCH = "embedded:gemma-3-270m", ("en", "de"), 4
 # What each lever is worth: our run without it.
 LEVERS = {
     "full vocabulary": {"full": True},
-    "gradient checkpointing": {"gradient_checkpointing": True},
+    "checkpointing": {"gradient_checkpointing": False},
     "reference at every step": {"precompute_ref_log_probs": False},
     "TRL's head": {"tiled": True},
     "pairs in random order": {"unsorted": True},
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="JSON list with instruction, input, chosen and rejected")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--max-pairs", type=int, default=56, help="pairs that both sides train on")
-    parser.add_argument("--lever-pairs", type=int, default=16, help="pairs of each run without a lever; 0 for none")
+    parser.add_argument("--lever-pairs", type=int, default=32, help="pairs of each run without a lever; 0 for none")
     parser.add_argument("--heldout", type=int, default=400, help="unseen pairs for the accuracy")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -59,6 +59,9 @@ class DpoSettings(TrainingSettings):
     num_train_epochs: float = Field(1.0, gt=0, description="times that every pair is seen")
     learning_rate: LearningRate = Field(5e-5, description="highest learning rate; much lower than that of SFT")
     lr_scheduler_type: Schedule = "linear"
+    gradient_checkpointing: bool = Field(
+        True, description="compute activations twice to keep fewer; a pair is two sequences, so DPO needs it first"
+    )
     save_steps: SaveSteps = 2
     precompute_ref_log_probs: bool = Field(
         True, description="ask the reference once before training instead of at every step"
