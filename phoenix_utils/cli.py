@@ -111,6 +111,18 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
     machine, settings = hardware.describe(), plan.settings("translation")
     for line in needs.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
         console.print(line)
+    if plan.profile.name == "paper":
+        from phoenix_utils import scale
+
+        for times in (1, 10):
+            rows = scale.plan_rows(scale.paper_plans(times))
+            table = Table(title=f"{1.5 * times:g} billion characters on A100 80GB, worked out", title_justify="left")
+            for column in rows[0]:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*row.values())
+            console.print(table)
+        console.print("how each figure is worked out: phoenix_utils/scale.py, and the book's page on scale")
     console.print(f"this machine: {machine}")
     verdict = "; ".join(plan.problems)
     console.print(f"cannot run here: {verdict}" if verdict else "this machine can run it")

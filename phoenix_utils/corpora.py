@@ -71,6 +71,19 @@ TRANSLATED_PREFERENCES = pa.schema(
 )
 """Translated preference rows; a segment's ``part`` is "prompt", "chosen" or "rejected"."""
 
+TRANSLATED_QUESTIONS = pa.schema(
+    [
+        ("question_id", pa.int64()),
+        ("category", pa.string()),
+        ("turns", pa.list_(pa.string())),
+        ("reference", pa.list_(pa.string())),
+        *_ORIGIN,
+        ("segments", SEGMENTS),
+        ("good", pa.bool_()),
+    ]
+)
+"""Translated two-turn questions; a segment's ``part`` is "turns0", "turns1", "reference0" or "reference1"."""
+
 CHAT_HELD_OUT = 2
 """Eighths of the packaged conversations that no training ever sees."""
 PREFERENCE_HELD_OUT = 3
@@ -110,6 +123,11 @@ def read_preferences(source: str, max_rows: int | None = None, skipped: Counter 
     Arguments and errors are those of :func:`read_chat`; the packaged corpus is "package:preferences".
     """
     yield from _read(source, "preferences", PREFERENCE_HELD_OUT, max_rows, skipped)
+
+
+def has_held_out(language: str) -> bool:
+    """Whether people have written the held-out conversations and pairs, and the questions, in `language`."""
+    return language == "en" or (Path(__file__).parent / "data" / f"questions.{language}.jsonl").is_file()
 
 
 def held_out_chat(language: str) -> list[dict]:

@@ -155,7 +155,6 @@ def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:
 
 def _check_inputs(plan: Plan) -> None:
     """Inputs from outside exist, and earlier stages that are not part of this run have been finished."""
-    from phoenix_utils import corpora
     from phoenix_utils.models import check_reachable
 
     for name in plan.stages:
@@ -163,9 +162,9 @@ def _check_inputs(plan: Plan) -> None:
     if "translation" in plan.stages:
         STAGES["translation"].module.check_sources(plan.settings("translation"))
     if "evaluation" in plan.stages:
-        # A language without held-out references should not be found out after hours of training.
-        language = plan.settings("evaluation").language
-        corpora.held_out_chat(language), corpora.held_out_preferences(language)
+        # That there is nothing to ask in a language should not be found out after hours of training.
+        if "translation" not in plan.stages or plan.settings("translation").held_out_rows == 0:
+            STAGES["evaluation"].module.held_out_rows("chat", plan.settings("evaluation").language, str(plan.run_dir))
     if not plan.stages or plan.stages[0] == RUN_STAGES[0]:
         return
     for name in RUN_STAGES[: RUN_STAGES.index(plan.stages[0])]:

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from phoenix_utils import memory, notebooks, pipeline, plots
+from phoenix_utils import memory, notebooks, pipeline, plots, scale
 from phoenix_utils.artifacts import STAGE_FOLDERS
 from phoenix_utils.cli import app
 from phoenix_utils.errors import PhoenixError
@@ -401,6 +401,14 @@ def test_numbers_worked_out_on_the_pages_are_what_the_code_gives(monkeypatch):
             f"an H100 {prices['H100 80GB']['hours']:.0f} hours and {prices['H100 80GB']['EUR']:.0f} EUR",
             f"{flop / 1e19:.1f} × 10¹⁹",
             f"{12 * 7.24:.0f} GB",
+            f"one in {scale.GPU_HOURS_BETWEEN_FAILURES:,.0f} card hours",
+            f"meet {scale.paper_plans(10, 8)[0].gpu_hours / 24:.0f} of them",
+            f"is {4 * 0.133e9 * 330 / 1e12:.2f} × 10¹² operations",
+            *(
+                f"| {row['stage']}, 8 cards | " + " | ".join(list(row.values())[3:]) + " |"
+                for times in (1, 10)
+                for row in scale.plan_rows(scale.paper_plans(times, 8))
+            ),
         ],
         "book/questions/q09_architecture.md": [
             f"{32 * 8 * 128 * 2 * 2:,} bytes",

@@ -99,8 +99,8 @@ def test_the_speed_is_anchored_at_the_papers_bill_and_scales_with_size_and_bandw
     assert cost.gpu_speed("A100 80GB", 13, count=4) == pytest.approx(4 * paper)
     assert cost.gpu_speed("H100 80GB", 13) == pytest.approx(paper * 3350 / 2039)
     assert cost.gpu_speed("T4", 0.1) == cost.gpu_speed("T4", 1.0)
-    assert cost.cpu_speed(cost.CPU_PARAMETERS_B, 2) == 430
-    assert cost.cpu_speed(10 * cost.CPU_PARAMETERS_B, 4) == pytest.approx(86)
+    assert cost.cpu_speed(cost.CPU_PARAMETERS_B, 2) == 1400
+    assert cost.cpu_speed(10 * cost.CPU_PARAMETERS_B, 4) == pytest.approx(280)
 
 
 @given(st.sampled_from(get_args(GpuName)), st.floats(0.1, 100), st.floats(1.0, 10))
@@ -209,7 +209,7 @@ def test_a_price_of_ones_own_changes_the_bill_and_not_the_hours():
         ),
         ({"model": "org/nameless"}, {}, "hours unknown (org/nameless does not say how large it is)"),
         ({}, {"device": "cuda"}, "hours unknown (the profile's hardware.gpu names no GPU)"),
-        ({}, {}, "430 characters/s (scaled from the embedded model's on 2 cores, not measured on this machine)"),
+        ({}, {}, "1,400 characters/s (scaled from the embedded model's on 2 cores, not measured on this machine)"),
         ({}, {"price_per_hour": 0.5}, "at the profile's 0.50 EUR per hour"),
         ({}, {"gpu": "T4"}, "that is vLLM's speed, transformers is slower"),
     ],

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from phoenix_utils import chat, corpora, mt_metrics
+from phoenix_utils import artifacts, chat, corpora, mt_metrics
 from phoenix_utils.artifacts import read_json, stage_path, write_json
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.engines import GenerationParams
@@ -34,7 +34,7 @@ from phoenix_utils.evaluation import (
     views,
 )
 from phoenix_utils.evaluation.contenders import comparisons
-from phoenix_utils.tables import read_lines, read_rows, write_lines
+from phoenix_utils.tables import read_lines, read_rows, write_lines, write_rows
 
 matplotlib.use("Agg")
 
@@ -142,8 +142,31 @@ def test_max_prompts_takes_evenly_from_both():
         some = prompts.held_out_prompts("de", count)
         assert len(some) == len({(p.unit, p.turn) for p in some}) == min(count, len(everything))
     assert sum(p.kind == "question" for p in prompts.held_out_prompts("de", 10)) == 5
-    with pytest.raises(PhoenixError, match="'xx'"):
+    with pytest.raises(PhoenixError, match="nothing to ask in 'xx'"):
         prompts.held_out_prompts("xx")
+
+
+def test_what_a_run_has_translated_is_asked_without_its_failed_rows(tmp_path):
+    def row(name, good):
+        messages = [{"role": "user", "content": f"Vraag {name}"}, {"role": "assistant", "content": "Ja."}]
+        return {**dict.fromkeys(corpora.TRANSLATED_CHAT.names), "prompt_id": name, "messages": messages, "good": good}
+
+    folder = artifacts.stage_path(str(tmp_path), "translation")
+    write_rows(folder / "held_out_chat" / "00000.parquet", [row("a", True), row("b", False)], corpora.TRANSLATED_CHAT)
+    assert [p.unit for p in prompts.held_out_references("nl", str(tmp_path))] == ["a"]
+    with pytest.raises(PhoenixError, match="held_out_preferences holds no translated ones.*held_out_rows"):
+        prompts.held_out_pairs("nl", str(tmp_path))
+    # People's German stands, whatever a run holds.
+    assert len(prompts.held_out_references("de", str(tmp_path))) == len(prompts.held_out_references("de"))
+
+
+def test_german_tasks_are_left_out_of_another_language_and_the_report_says_so():
+    german, dutch, other = (EvaluationSettings(language=code) for code in ("de", "nl", "is"))
+    assert german.tasks() == ["phoenix_mc_de", "phoenix_grammar_de"] and dutch.tasks() == []
+    assert not any("German" in sentence for sentence in german.not_run())
+    assert any("belebele_nld_Latn" in sentence for sentence in dutch.not_run())
+    assert any("Global-MMLU" in sentence for sentence in other.not_run())
+    assert EvaluationSettings(language="nl", harness_tasks=["belebele_nld_Latn"]).tasks() == ["belebele_nld_Latn"]
 
 
 def test_plain_prompt_is_plain():

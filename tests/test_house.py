@@ -207,3 +207,19 @@ def test_make_refuses_an_old_python_in_one_sentence(tmp_path):
     assert done.returncode == 2
     assert "needs Python 3.11 or newer" in done.stderr and "Python 3.9.2" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "locale", "words"), [(["LANG=nl"], "de_DE.UTF-8", ["language=nl", "runs/mini-nl"]), ([], "nl_NL", [])]
+)
+def test_make_takes_a_language_that_is_given_and_never_the_locale(given, locale, words):
+    done = subprocess.run(
+        ["make", "--dry-run", "mini", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "LANG": locale},
+    )
+    ran = done.stdout.strip().splitlines()[-1]
+    assert all(word in ran for word in words) and ("language=" in ran) == bool(words)

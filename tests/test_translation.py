@@ -33,6 +33,7 @@ from phoenix_utils.translation import (
 )
 
 # The package hands `translate` functions on, so the module itself is asked for by name.
+rows_module = importlib.import_module("phoenix_utils.translation.rows")
 translate_module = importlib.import_module("phoenix_utils.translation.translate")
 
 CHAT = [
@@ -437,11 +438,46 @@ def test_the_real_model_translates_prose_and_keeps_code():
     ]
 
 
+class Dutch(Upper):
+    """Capitals for every language; a sentence about the kitchen never ends."""
+
+    def generate(self, prompts, params, on_batch=None):
+        self.asked = [prompt.rpartition("\nEnglish: ")[2].rpartition("\n")[0] for prompt in prompts]
+        done = [Completion(" " + text.upper(), "length" if "kitchen" in text else "stop", -0.5) for text in self.asked]
+        if on_batch:
+            on_batch(list(range(len(done))), done)
+        return done
+
+
+def test_where_nobody_wrote_the_evaluation_it_is_translated_and_says_so(sources):
+    german = translate({**sources, "run_dir": f"{sources['run_dir']}-de"}, Upper())
+    assert not list(german.glob("held_out*")), "German has its evaluation from people"
+    none = translate({**sources, "run_dir": f"{sources['run_dir']}-none"}, Dutch(), language="nl", held_out_rows=0)
+    assert not list(none.glob("held_out*"))
+    folder = translate(sources, Dutch(), language="nl", held_out_rows=8)
+    chat, pairs, questions = (
+        list(read_rows(folder / f"held_out_{kind}")) for kind in ("chat", "preferences", "questions")
+    )
+    assert len(chat) == len(pairs) == len(questions) == 8
+    english = {row["prompt_id"]: row for row in corpora.held_out_chat("en")}
+    for row in chat:
+        assert row["messages_source"] == english[row["prompt_id"]]["messages"]
+        assert row["messages"] != row["messages_source"]
+    assert {row["category"] for row in questions} == {row["category"] for row in corpora.questions("en")}
+    originals = {row["question_id"]: row for row in corpora.questions("en")}
+    for row in questions:
+        original = originals[row["question_id"]]
+        assert [len(row["turns"]), len(row["reference"])] == [len(original["turns"]), len(original["reference"])]
+        assert row["turns"] != original["turns"]
+    # What the run's own rows count as good is not blurred by what the evaluation asks.
+    assert read_json(folder / "manifest.json")["counts"]["rows_good"] == 3
+
+
 def test_an_interrupted_table_goes_on_behind_its_last_shard_and_a_lost_one_is_made_again(sources, monkeypatch):
     whole = list(read_rows(translate({**sources, "run_dir": f"{sources['run_dir']}-whole"}, Upper()) / "chat"))
     monkeypatch.setattr(translate_module, "SHARD_ROWS", 1)
     assembled = []
-    real = translate_module._finish_chat
+    real = rows_module._finish_chat
 
     def dies_at_the_second(row, translated):
         assembled.append(row["prompt_id"])
@@ -449,8 +485,8 @@ def test_an_interrupted_table_goes_on_behind_its_last_shard_and_a_lost_one_is_ma
             raise RuntimeError("killed")
         return real(row, translated)
 
-    table = translate_module._TABLES["chat"]
-    monkeypatch.setitem(translate_module._TABLES, "chat", table._replace(finish=dies_at_the_second))
+    table = rows_module._CORPORA["chat"]
+    monkeypatch.setitem(rows_module._CORPORA, "chat", table._replace(finish=dies_at_the_second))
     with pytest.raises(RuntimeError):
         translate(sources, Upper())
     folder = translate(sources, Upper())

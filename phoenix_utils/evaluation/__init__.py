@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "settings": ["EvaluationSettings"],
         "stage": ["run", "take_over"],
         "vote": ["ballot"],
-        "prompts": ["held_out_prompts", "problems", "stage_inputs"],
+        "prompts": ["held_out_prompts", "held_out_rows", "problems", "stage_inputs"],
         "metrics": ["in_target_language", "is_loop"],
         "views": [
             "answers_side_by_side",

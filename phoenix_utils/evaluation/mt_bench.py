@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import chat, corpora, sources
+from phoenix_utils import chat, sources
 from phoenix_utils.decoding import GenerationParams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation import answers, judge_prompts
 from phoenix_utils.evaluation.judge import Request
 from phoenix_utils.evaluation.kept import Kept
 from phoenix_utils.evaluation.metrics import in_target_language, is_loop
+from phoenix_utils.evaluation.prompts import held_out_rows
 
 # FastChat's llm_judge samples where many answers are good and takes the likeliest where one is right; a category it
 # does not know gets 0.7.
@@ -51,13 +52,17 @@ class Question:
         return TEMPERATURES.get(self.category.casefold(), OTHER_TEMPERATURE)
 
 
-def read_questions(source: str | None, language: str, limit: int | None = None) -> list[Question]:
-    """The questions of `source` (None: the package's, in `language`), `limit` of them evenly from all categories.
+def read_questions(
+    source: str | None, language: str, limit: int | None = None, run_dir: str | None = None
+) -> list[Question]:
+    """The questions of `source`, `limit` of them evenly from all categories.
+
+    None takes the package's in `language`, or where it has none those that the run in `run_dir` has translated.
 
     Raises PhoenixError with the place of the first row that is no question, and for a source without any.
     """
     if source is None:
-        rows = [(f"question {row['question_id']}", row) for row in corpora.questions(language)]
+        rows = [(f"question {row['question_id']}", row) for row in held_out_rows("questions", language, run_dir)]
     elif Path(source).is_file() and (whole := _dictionary(Path(source))) is not None:
         rows = [(f"{source}, question {key},", {"question_id": key, **_fields(row, key)}) for key, row in whole.items()]
     else:

@@ -18,17 +18,23 @@ from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation.benchmarks import check_tasks
 from phoenix_utils.evaluation.judge import check_judge
 from phoenix_utils.evaluation.settings import EvaluationSettings
+from phoenix_utils.tables import read_rows
 
 # The words before question and answer where a base model, new to chat templates, is asked in plain text.
 PLAIN_LABELS = {
+    "cs": ("Otázka", "Odpověď"),
+    "da": ("Spørgsmål", "Svar"),
     "de": ("Frage", "Antwort"),
     "en": ("Question", "Answer"),
     "es": ("Pregunta", "Respuesta"),
     "fr": ("Question", "Réponse"),
     "it": ("Domanda", "Risposta"),
+    "ja": ("質問", "回答"),
     "nl": ("Vraag", "Antwoord"),
     "pl": ("Pytanie", "Odpowiedź"),
     "pt": ("Pergunta", "Resposta"),
+    "sv": ("Fråga", "Svar"),
+    "sw": ("Swali", "Jibu"),
 }
 
 
@@ -97,33 +103,56 @@ def preference_pairs(rows: list[dict]) -> list[Pair]:
     ]
 
 
-def held_out_prompts(language: str, max_prompts: int | None = None) -> list[Prompt]:
-    """Prompts from the packaged held-out conversations and questions, `max_prompts` taken evenly from both.
+def held_out_rows(kind: str, language: str, run_dir: str | None = None) -> list[dict]:
+    """Held-out rows of `kind` ("chat", "preferences" or "questions") as people wrote them, where the package has them.
 
-    Raises PhoenixError where the package has none in `language`.
+    Else those that the run's own translation stage has made from the English ones, without the rows in which a segment
+    failed. Raises PhoenixError where there are neither.
     """
-    conversations = conversation_prompts(corpora.held_out_chat(language))
-    questions = question_prompts(corpora.questions(language))
+    if corpora.has_held_out(language):
+        packaged = {
+            "chat": corpora.held_out_chat,
+            "preferences": corpora.held_out_preferences,
+            "questions": corpora.questions,
+        }
+        return packaged[kind](language)
+    folder = stage_path(run_dir, "translation") / f"held_out_{kind}" if run_dir else None
+    found = [row for row in read_rows(folder) if row["good"]] if folder and folder.is_dir() else []
+    if not found:
+        raise PhoenixError(
+            f"There is nothing to ask in {language!r}: the package has held-out rows in English and German, and "
+            f"{folder or 'no run'} holds no translated ones; run the translation stage with "
+            "translation.held_out_rows above 0"
+        )
+    return found
+
+
+def held_out_prompts(language: str, max_prompts: int | None = None, run_dir: str | None = None) -> list[Prompt]:
+    """Prompts from the held-out conversations and questions, `max_prompts` taken evenly from both.
+
+    Raises PhoenixError where there are none in `language`, see :func:`held_out_rows`.
+    """
+    conversations = conversation_prompts(held_out_rows("chat", language, run_dir))
+    questions = question_prompts(held_out_rows("questions", language, run_dir))
     if max_prompts is None or max_prompts >= len(conversations) + len(questions):
         return conversations + questions
     from_conversations = max(min((max_prompts + 1) // 2, len(conversations)), max_prompts - len(questions))
     return _spread(conversations, from_conversations) + _spread(questions, max_prompts - from_conversations)
 
 
-def held_out_references(language: str) -> list[Prompt]:
+def held_out_references(language: str, run_dir: str | None = None) -> list[Prompt]:
     """Every turn of the held-out conversations, whatever `max_prompts` says: answers as people would write them.
 
     Finding out how likely a model thinks a text is takes one pass, writing an answer takes hundreds: so few prompts
     are answered, and all references are scored. The questions' references are left out: they are keys for a judge (a
-    number, a program, a list), not answers in the style that a model is taught. Raises PhoenixError where the package
-    has no conversations in `language`.
+    number, a program, a list), not answers in the style that a model is taught.
     """
-    return conversation_prompts(corpora.held_out_chat(language))
+    return conversation_prompts(held_out_rows("chat", language, run_dir))
 
 
-def held_out_pairs(language: str) -> list[Pair]:
-    """The packaged held-out preference pairs; raises PhoenixError where `language` has none."""
-    return preference_pairs(corpora.held_out_preferences(language))
+def held_out_pairs(language: str, run_dir: str | None = None) -> list[Pair]:
+    """The held-out preference pairs."""
+    return preference_pairs(held_out_rows("preferences", language, run_dir))
 
 
 def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
@@ -138,11 +167,11 @@ def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
     for name in dict.fromkeys(names):
         folder = stage_path(settings.run_dir, name)
         trained[name] = folder / ("model" if (folder / "model").is_dir() else "adapter")
-    language = settings.language
+    language, run_dir = settings.language, settings.run_dir
     asked = [
-        *held_out_prompts(language, settings.max_prompts),
-        *held_out_references(language),
-        *held_out_pairs(language),
+        *held_out_prompts(language, settings.max_prompts, run_dir),
+        *held_out_references(language, run_dir),
+        *held_out_pairs(language, run_dir),
     ]
     found = {**trained, "held_out": fingerprint([asdict(item) for item in asked])}
     if settings.mt_bench_questions != 0 and settings.mt_bench and Path(settings.mt_bench).exists():
@@ -152,7 +181,7 @@ def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
 
 def problems(settings: EvaluationSettings) -> list[str]:
     """What would stop this stage after the training: a benchmark that is not known, a judge without its key."""
-    checks = [functools.partial(check_tasks, settings.harness_tasks)]
+    checks = [functools.partial(check_tasks, settings.tasks())]
     if settings.judge and settings.mt_bench_questions != 0:
         checks.append(functools.partial(check_judge, settings.judge, settings.judge_base_url))
     found = []

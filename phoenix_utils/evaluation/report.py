@@ -60,7 +60,7 @@ def render(folder: Path, settings: EvaluationSettings) -> str:
             answers=answers_by_prompt(folder),
             judged=judged_parts(folder),
             harness=harness_table(folder),
-            cards=[(name, benchmarks.CARDS[name]) for name in settings.harness_tasks if name in benchmarks.CARDS],
+            cards=[(name, benchmarks.CARDS[name]) for name in settings.tasks() if name in benchmarks.CARDS],
             paper=[(number, *table, paper.notes(table[1])) for number, table in paper_tables(folder)],
             findings=findings(scores, differences, settings.language),
         )

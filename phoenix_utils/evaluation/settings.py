@@ -6,6 +6,21 @@ from pydantic import Field
 
 from phoenix_utils.profile import StageSettings
 
+# The harness's names for a benchmark of reading that exists, translated by people, in 122 languages.
+BELEBELE = {
+    "cs": "ces_Latn",
+    "da": "dan_Latn",
+    "es": "spa_Latn",
+    "fr": "fra_Latn",
+    "it": "ita_Latn",
+    "ja": "jpn_Jpan",
+    "nl": "nld_Latn",
+    "pl": "pol_Latn",
+    "pt": "por_Latn",
+    "sv": "swe_Latn",
+    "sw": "swh_Latn",
+}
+
 
 class EvaluationSettings(StageSettings):
     """What is asked of base, SFT and DPO, how they answer, and how sure the numbers are.
@@ -65,6 +80,11 @@ class EvaluationSettings(StageSettings):
             if key not in ("judge_budget", "judge_concurrency")
         }
 
+    def tasks(self) -> list[str]:
+        """The harness tasks of the run's language: this project's own are German and say nothing about others."""
+        german = ("phoenix_mc_de", "phoenix_grammar_de")
+        return [name for name in self.harness_tasks if self.language == "de" or name not in german]
+
     def not_run(self) -> list[str]:
         """One sentence for each thing that a reader might look for in vain."""
         sentences = []
@@ -74,4 +94,8 @@ class EvaluationSettings(StageSettings):
             sentences.append("MT-Bench answers were not judged, since no judge is named: read them, or vote.")
         if not self.harness_tasks:
             sentences.append("No benchmarks were run: harness_tasks is empty.")
+        if left_out := [name for name in self.harness_tasks if name not in self.tasks()]:
+            known = BELEBELE.get(self.language)
+            other = f"with a network, add belebele_{known}" if known else "name others, for example of Global-MMLU"
+            sentences.append(f"Left out since they are German: {', '.join(left_out)}; {other} to harness_tasks.")
         return sentences

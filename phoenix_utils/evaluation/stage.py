@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from phoenix_utils import hardware, training
+from phoenix_utils import corpora, hardware, training
 from phoenix_utils.artifacts import StageRun, open_stage, read_json, stage_path, write_atomic, write_json
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.engines import GenerationParams
@@ -48,8 +48,8 @@ def run(settings: EvaluationSettings) -> Path:
     been run, was run on another model, the package has no held-out data in the language, a benchmark is not known or
     the judge cannot be asked.
     """
-    prompts = held_out_prompts(settings.language, settings.max_prompts)
-    pairs = held_out_pairs(settings.language)
+    prompts = held_out_prompts(settings.language, settings.max_prompts, settings.run_dir)
+    pairs = held_out_pairs(settings.language, settings.run_dir)
     inputs = stage_inputs(settings)
     if found := problems(settings):
         raise PhoenixError(found[0])
@@ -58,7 +58,7 @@ def run(settings: EvaluationSettings) -> Path:
             return stage.folder
         check_same_base(settings)
         questions = asked_questions(settings)
-        references = held_out_references(settings.language)
+        references = held_out_references(settings.language, settings.run_dir)
         collect(stage, settings, prompts, references, pairs, questions)
         found, differences = scores.evaluate(
             read_rows(stage.folder / "answers.parquet"),
@@ -68,6 +68,7 @@ def run(settings: EvaluationSettings) -> Path:
         )
         judge_answers(stage, settings)
         differences["not_run"] = settings.not_run()
+        differences["machine_references"] = not corpora.has_held_out(settings.language)
         write_json(stage.folder / "scores.json", found)
         write_json(stage.folder / "differences.json", differences)
         with write_atomic(stage.folder / "report.html") as partial:
@@ -83,7 +84,7 @@ def asked_questions(settings: EvaluationSettings) -> list[mt_bench.Question]:
     """The MT-Bench questions that settings ask for."""
     if settings.mt_bench_questions == 0:
         return []
-    return mt_bench.read_questions(settings.mt_bench, settings.language, settings.mt_bench_questions)
+    return mt_bench.read_questions(settings.mt_bench, settings.language, settings.mt_bench_questions, settings.run_dir)
 
 
 def collect(
@@ -99,7 +100,7 @@ def collect(
         "answers": _Growing(stage.folder / "answers.parquet", answers.ANSWERS),
         "logprobs": _Growing(stage.folder / "logprobs.parquet", likelihood.LOGPROBS),
         "mt_bench": _Growing(stage.folder / "mt_bench.jsonl", wanted=bool(questions)),
-        "harness": _Growing(stage.folder / "harness.jsonl", wanted=bool(settings.harness_tasks)),
+        "harness": _Growing(stage.folder / "harness.jsonl", wanted=bool(settings.tasks())),
     }
     missing = [name for name in settings.models if not all(file.has(name) for file in files.values())]
     if not missing:
@@ -150,7 +151,7 @@ def _logprobs(scorer: TransformersEngine, name: str, references: list[Prompt], p
 def _harness(stage: StageRun, settings: EvaluationSettings, engine: TransformersEngine, name: str) -> list[dict]:
     return benchmarks.measure(
         engine,
-        settings.harness_tasks,
+        settings.tasks(),
         stage.folder / "harness_tasks",
         name=name,
         shots=settings.harness_shots,

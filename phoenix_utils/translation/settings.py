@@ -22,6 +22,11 @@ class TranslationSettings(StageSettings):
         description="preference pairs for DPO: hub id, hub id:split, folder, file, or package:preferences",
     )
     max_rows: int | None = Field(60, ge=1, description="at most so many rows of each input, None for all of them")
+    held_out_rows: int | None = Field(
+        24,
+        ge=0,
+        description="evaluation rows of each kind to translate where nobody wrote them in the language, null for all",
+    )
     engine: Literal["transformers", "vllm", "server"] = Field(
         "transformers", description="transformers, vllm (GPU), or server (one that has the model loaded)"
     )

@@ -8,17 +8,16 @@ translated once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import Any
 
 from phoenix_utils import corpora, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, StageRun, describe_inputs, fingerprint, open_stage
 from phoenix_utils.tables import Shards
 from phoenix_utils.translation import prompts
+from phoenix_utils.translation.rows import tables_of
 from phoenix_utils.translation.segments import Document, split
 from phoenix_utils.translation.settings import TranslationSettings
 from phoenix_utils.translation.store import SegmentStore
@@ -80,6 +79,9 @@ def _assemble(document: Document, translations: list[Translation]) -> str:
 def stage_inputs(settings: TranslationSettings) -> dict[str, Path | str]:
     """What this stage reads, for the manifest: files by their hash, hub datasets by their name."""
     inputs = {"chat": _source(settings.chat), "preferences": _source(settings.preferences)}
+    if not corpora.has_held_out(settings.language) and settings.held_out_rows != 0:
+        rows = [corpora.held_out_chat("en"), corpora.held_out_preferences("en"), corpora.questions("en")]
+        inputs["held_out"] = fingerprint(rows)
     adapter = choose_translator(settings).adapter
     return {**inputs, "adapter": adapter} if adapter else inputs
 
@@ -108,7 +110,8 @@ def _source(name: str) -> Path | str:
 def run(settings: TranslationSettings, translator: Translator | None = None) -> Path:
     """Translate both corpora into `01_translation/`; returns the folder.
 
-    Writes `chat/` and `preferences/` (folders of Parquet shards, schemas in `corpora`) and `segments.sqlite`.
+    Writes `chat/` and `preferences/` (folders of Parquet shards, schemas in `corpora`), where the package has no
+    evaluation in the language the `held_out_*` folders beside them, and `segments.sqlite`.
     Interrupted at any moment, it goes on where it stopped. Give `translator` to go on using the model it loads.
     """
     translator = translator or Translator(settings)
@@ -120,37 +123,20 @@ def run(settings: TranslationSettings, translator: Translator | None = None) -> 
             stage.count("segments_reused", store.reuse(_stores_beside(stage.folder)))
             _translate_pending(store, translator, stage)
             good = 0
-            for kind, table in _TABLES.items():
+            for kind, table in tables_of(settings).items():
                 shards = Shards(stage.folder / kind, table.schema, SHARD_ROWS)
                 rest = islice(table.rows(settings), shards.rows, None)
                 shards.append(_assembled(rest, store, settings, table.finish))
                 stage.count(f"{kind}_rows", shards.rows)
-                good += shards.total("good")
+                good += shards.total("good") if kind in ("chat", "preferences") else 0
             stage.count("rows_good", good)
             for name, number in store.totals().items():
                 stage.count(name, number)
     return stage.folder
 
 
-def _chat_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
-    for row in corpora.read_chat(settings.chat, settings.max_rows):
-        yield row, {str(place): message["content"] for place, message in enumerate(row["messages"])}
-
-
-def _preference_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
-    for row in corpora.read_preferences(settings.preferences, settings.max_rows):
-        yield (
-            row,
-            {
-                "prompt": row["prompt"],
-                "chosen": row["chosen"][-1]["content"],
-                "rejected": row["rejected"][-1]["content"],
-            },
-        )
-
-
 def _collect(store: SegmentStore, settings: TranslationSettings) -> None:
-    for table in _TABLES.values():
+    for table in tables_of(settings).values():
         rows = table.rows(settings)
         while window := list(islice(rows, ROWS_AT_ONCE)):
             texts = (text for _, parts in window for text in parts.values())
@@ -223,42 +209,3 @@ def _assembled(rows: Iterable, store: SegmentStore, settings: TranslationSetting
 def _audit(translation: Translation) -> dict[str, Any]:
     names = ("finish_reason", "mean_logprob", "attempt", "fault")
     return {name: getattr(translation, name) for name in names}
-
-
-def _finish_chat(row: dict, translated: dict[str, str]) -> dict:
-    messages = [
-        {"role": message["role"], "content": translated[str(place)]} for place, message in enumerate(row["messages"])
-    ]
-    return {**row, "messages": messages, "messages_source": row["messages"]}
-
-
-def _finish_preference(row: dict, translated: dict[str, str]) -> dict:
-    def answer(part: str) -> list[dict]:
-        return [
-            {"role": "user", "content": translated["prompt"]},
-            {"role": "assistant", "content": translated[part]},
-        ]
-
-    return {
-        **row,
-        "prompt": translated["prompt"],
-        "chosen": answer("chosen"),
-        "rejected": answer("rejected"),
-        "prompt_source": row["prompt"],
-        "chosen_source": row["chosen"],
-        "rejected_source": row["rejected"],
-    }
-
-
-class _Table(NamedTuple):
-    """One of the two corpora: its rows with the texts of each, how a translated row looks, and its schema."""
-
-    rows: Callable[[TranslationSettings], Iterator[tuple[dict, dict[str, str]]]]
-    finish: Callable[[dict, dict[str, str]], dict]
-    schema: pa.Schema
-
-
-_TABLES = {
-    "chat": _Table(_chat_rows, _finish_chat, corpora.TRANSLATED_CHAT),
-    "preferences": _Table(_preference_rows, _finish_preference, corpora.TRANSLATED_PREFERENCES),
-}
