@@ -5,9 +5,8 @@ with its scores above all, which no other form of the model holds. So the header
 trained ones, and the chat template comes along. Tensors are written as float32: the file says exactly what the
 safetensors say, and `llama-quantize` makes smaller ones of it.
 
-A model of another origin needs llama.cpp's own converter, which no package registry carries:
+A model of another origin needs llama.cpp's own converter, a script in its repository that no package registry carries:
 
-    git clone https://github.com/ggml-org/llama.cpp && pip install -r llama.cpp/requirements.txt
     python llama.cpp/convert_hf_to_gguf.py runs/NAME/release/model --outtype f16 --outfile model.gguf
 """
 

@@ -186,15 +186,18 @@ def _check_same(target: Path, record: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _whole(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its name only when the block ends well."""
+    from safetensors import SafetensorError
+
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
         partial.rename(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
         raise PhoenixError(
-            f"{target} cannot be written ({error.strerror or error}): free some disk, or give another folder with --to"
+            f"{target} cannot be written ({why}): free some disk, or give another folder with --to"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

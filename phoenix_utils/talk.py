@@ -3,13 +3,15 @@
     talk = open_run("runs/mini")            # base, SFT and DPO, as far as the run has them
     talk.ask("Wie heißt der längste Fluss?")  # {"prompt": ..., "base": Completion, "sft": ..., "dpo": ...}
 
-The adapters are switched on one base, so three models need the memory of one.
+The adapters are switched on one base, so three models need the memory of one. After full fine-tuning each is a model of
+its own and stays loaded; name fewer where memory is short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TextIO
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from phoenix_utils import chat
 from phoenix_utils.artifacts import read_json, resolve_run_dir, stage_path
@@ -18,6 +20,9 @@ from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation.contenders import OF_THE_RUN, Contenders
 from phoenix_utils.profile import choose
 from phoenix_utils.samples import trained_folder
+
+if TYPE_CHECKING:
+    from phoenix_utils.engine_transformers import TransformersEngine
 
 COMMANDS = "/reset begins anew, /quit ends"
 
@@ -33,6 +38,7 @@ class Talk:
 
     def __init__(self, contenders: Contenders, names: Sequence[str], params: GenerationParams):
         self.contenders, self.names, self.params = contenders, tuple(names), params
+        self._whole: dict[str, TransformersEngine] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -48,7 +54,7 @@ class Talk:
         """
         answers: dict[str, Any] = {"prompt": text}
         for name in self.names:
-            with self.contenders.playing(name) as engine:
+            with self._playing(name) as engine:
                 pieces = _Pieces(engine.tokenizer, lambda piece, name=name: show(name, piece)) if show else None
                 engine.on_token = pieces.add if pieces else None
                 asked = [*self.messages[name], {"role": "user", "content": text}]
@@ -59,6 +65,16 @@ class Talk:
             said = [("user", text), ("assistant", answers[name].text)]
             self.messages[name] += [{"role": role, "content": content} for role, content in said]
         return answers
+
+    @contextlib.contextmanager
+    def _playing(self, name: str) -> Iterator[TransformersEngine]:
+        if name in self._whole:
+            yield self._whole[name]
+            return
+        with self.contenders.playing(name) as engine:
+            if self.contenders.shared is None:
+                self._whole[name] = engine
+            yield engine
 
 
 class _Pieces:

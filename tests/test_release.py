@@ -1,6 +1,8 @@
 """Release: what is given away is the model that was measured, says what it is, and has passed the gate."""
 
+import errno
 import json
+import os
 import shutil
 import textwrap
 from pathlib import Path
@@ -112,6 +114,27 @@ def test_the_data_set_is_what_was_trained_on(released, finished):
     head = front_matter(released / "dataset" / "README.md")
     assert head["configs"] == [{"config_name": k, "data_files": f"{k}.parquet"} for k in ("chat", "preferences")]
     assert head["license"] == ["cc0-1.0"]
+
+
+def test_a_fully_trained_model_is_released_as_it_is(run, released):
+    tiny_run.make_full(run)
+    folder = release.make_release(gate.find_source(str(run)))
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        found, adapted = (AutoModelForCausalLM.from_pretrained(f / "model")(ids).logits for f in (folder, released))
+    assert torch.allclose(found, adapted, atol=1e-5)
+    assert "All weights were trained" in (folder / "model" / "README.md").read_text()
+    assert {path.relative_to(folder).as_posix() for path in release.files_of(folder)} == FILES
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(release.cards, "dataset_card", full)
+    with pytest.raises(PhoenixError, match="release cannot be written .No space left on device.: free some disk"):
+        release.make_release(gate.find_source(str(run)))
+    assert nothing_was_left(run)
 
 
 def test_no_file_tells_where_it_was_made(released, finished):

@@ -1,6 +1,7 @@
 """Talking to a run's models: the answers of the weights on disk, each with its own history, as text streams in."""
 
 import io
+import shutil
 import subprocess
 import sys
 
@@ -102,6 +103,18 @@ def test_an_interrupted_question_counts_as_not_asked(talking):
     assert talking.ask(QUESTIONS[0])["dpo"].text
 
 
+def test_fully_trained_models_are_loaded_once(run, talking, tmp_path, monkeypatch):
+    wanted = talking.ask(QUESTIONS[0])
+    full = shutil.copytree(run, tmp_path / "full")
+    tiny_run.make_full(full)
+    loads, load = [], models.load_model
+    monkeypatch.setattr(models, "load_model", lambda *args, **options: loads.append(args) or load(*args, **options))
+    other = talk.open_run(str(full), max_new_tokens=12)
+    answers = [other.ask(question) for question in QUESTIONS]
+    assert len(loads) == 3
+    assert {name: answers[0][name].text for name in other.names} == {n: wanted[n].text for n in talking.names}
+
+
 def test_in_a_terminal_the_answers_stand_side_by_side(talking):
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     talk.draw_turn(talking, QUESTIONS[0], console)
@@ -130,8 +143,6 @@ def test_an_unknown_model_is_one_sentence(run, names, sentence):
 
 
 def test_what_the_run_does_not_have_is_one_sentence_and_is_left_out_by_default(run, tmp_path):
-    import shutil
-
     short = tmp_path / "runs" / "short"
     shutil.copytree(run / "03_sft", short / "03_sft")
     assert talk.open_run(str(short)).names == ("base", "sft")

@@ -1,13 +1,15 @@
 """A finished run of a tiny model, made in a second: adapters of random weights, scores as an evaluation writes them."""
 
+import shutil
 from pathlib import Path
 
 import torch
 from peft import get_peft_model
 from tiny_models import rows, save_kept_rows, save_tiny
 
-from phoenix_utils import artifacts, chat, models, training
+from phoenix_utils import artifacts, chat, merging, models, training
 from phoenix_utils.evaluation.scores import METRICS
+from phoenix_utils.gate import Source
 
 LANGUAGES = ("en", "de")
 TRAINING = {"method": "lora", "lora_r": 4, "learning_rate": 0.0003, "max_length": 640}
@@ -56,9 +58,22 @@ def evaluate(run: Path) -> None:
     paired = dict.fromkeys(METRICS, {"value": 0.0, "low": -0.25, "high": 0.25, "n": 24})
     paired["stop_share"] = {"value": 0.5, "low": 0.125, "high": 0.75, "n": 24}
     artifacts.write_json(folder / "differences.json", {"paired": {"sft-base": paired}, "not_run": ["No judge."]})
-    trained = {name: artifacts.stage_path(str(run), name) / "adapter" for name in ("sft", "dpo")}
+    trained = {name: Source(run, name).trained for name in ("sft", "dpo")}
     settings = {"models": ["base", "sft", "dpo"], "temperature": 0.0, "repetition_penalty": 1.1}
     _manifest(run, "evaluation", settings, artifacts.describe_inputs(trained), {"prompts": 24})
+
+
+def make_full(run: Path) -> None:
+    """Put whole models in the place of the adapters, as full fine-tuning leaves them, and evaluate those."""
+    for stage in ("sft", "dpo"):
+        folder = artifacts.stage_path(str(run), stage)
+        manifest = artifacts.read_json(folder / "manifest.json")
+        merging.merge_adapter(folder / "adapter", manifest["settings"]["model"], LANGUAGES, folder / "model")
+        shutil.rmtree(folder / "adapter")
+        artifacts.write_json(
+            folder / "manifest.json", {**manifest, "settings": {**manifest["settings"], "method": "full"}}
+        )
+    evaluate(run)
 
 
 def _summary(rows_in: int, kept: int) -> dict:
