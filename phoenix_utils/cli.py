@@ -270,7 +270,7 @@ def release(
     wish = releases.Wish(vocabulary, gguf, tuple(allow_license or ()))
     with training.quiet():
         if dry_run:
-            with releases.rehearsal(source, target, wish) as folder:
+            with releases.rehearsal(source, target, wish, push) as folder:
                 print("\n".join([*releases.listing(folder, push), "dry run: nothing was kept, nothing was uploaded"]))
             return
         folder = releases.make_release(source, target, wish)

@@ -92,8 +92,11 @@ def listing(folder: Path, repo: str | None = None) -> list[str]:
 
 
 @contextlib.contextmanager
-def rehearsal(source: Source, target: Path | None, wish: Wish) -> Iterator[Path]:
-    """The release as `make_release` would write it, for looking at; what was not there before is gone afterwards."""
+def rehearsal(source: Source, target: Path | None, wish: Wish, repo: str | None = None) -> Iterator[Path]:
+    """The release as `make_release` would write it, and `push` upload it to `repo`, for looking at.
+
+    What was not there before is gone afterwards.
+    """
     wanted = target or source.run_dir / "release"
     if wanted.exists():
         yield make_release(source, wanted, wish)
@@ -101,7 +104,10 @@ def rehearsal(source: Source, target: Path | None, wish: Wish) -> Iterator[Path]
     passing = wanted.with_name(f".{wanted.name}.rehearsal")
     shutil.rmtree(passing, ignore_errors=True)
     try:
-        yield make_release(source, passing, wish)
+        make_release(source, passing, wish)
+        if repo:
+            _link_data(passing, repo)
+        yield passing
     finally:
         shutil.rmtree(passing, ignore_errors=True)
 
@@ -125,12 +131,10 @@ def push(folder: Path, repo: str, public: bool = False) -> list[str]:
     reached; the folder stays, and the same call uploads what is missing.
     """
     import httpx
-    from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    card = ModelCard.load(folder / "model" / "README.md")
-    card.data.datasets = [f"{repo}{PARTS['dataset'][1]}"]
-    card.save(folder / "model" / "README.md")
+    _link_data(folder, repo)
     addresses = []
     for part, (kind, ending) in PARTS.items():
         name = f"{repo}{ending}"
@@ -148,6 +152,15 @@ def push(folder: Path, repo: str, public: bool = False) -> list[str]:
             ) from error
         addresses.append(str(address))
     return addresses
+
+
+def _link_data(folder: Path, repo: str) -> None:
+    """Name the data set in the model's card, now that it has a name."""
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(folder / "model" / "README.md")
+    card.data.datasets = [f"{repo}{PARTS['dataset'][1]}"]
+    card.save(folder / "model" / "README.md")
 
 
 def _refused(name: str, status: int, folder: Path) -> PhoenixError:
