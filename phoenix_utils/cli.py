@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
@@ -27,6 +28,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="STAGE.KEY=VALUE", help="change one setting; may be repeated"),
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory, runs/PROFILE by default")]
+Run = Annotated[str, typer.Argument(help="a run's folder, for example runs/mini")]
 Redo = Annotated[bool, typer.Option("--redo", help="move results made by other settings aside and start again")]
 
 
@@ -165,7 +167,7 @@ for _stage in ("translation", "filtering", "sft", "dpo", "evaluation"):
 
 @app.command("filter")
 def filter_row(
-    run: Annotated[str, typer.Argument(help="a run's folder, for example runs/mini")],
+    run: Run,
     explain: Annotated[str, typer.Option("--explain", metavar="PROMPT_ID", help="the row that is asked about")],
 ) -> None:
     """Say why a row of a filtered run was kept or rejected, rule by rule, with the texts."""
@@ -238,6 +240,95 @@ def sweep(
     if failed := [cell for cell in cells if cell.failure]:
         names = "\n".join(f"  {cell.plan.run_dir.name}: {cell.failure}" for cell in failed)
         raise pipeline.StageFailed(f"{len(failed)} of {len(cells)} cells failed, the others are done:\n{names}", False)
+
+
+@app.command()
+def release(
+    run: Run,
+    to: Annotated[str | None, typer.Option("--to", metavar="FOLDER", help="RUN/release by default")] = None,
+    stage: Annotated[str | None, typer.Option(help="sft or dpo; by default the last one that was trained")] = None,
+    vocabulary: Annotated[
+        str,
+        typer.Option(
+            help="trimmed keeps the tokens that the run worked with; full brings back the others, with their vectors "
+            "from the published base (only an embedded base was ever trimmed)"
+        ),
+    ] = "trimmed",
+    gguf: Annotated[bool, typer.Option("--gguf", help="also write a GGUF file, full vocabulary, float32")] = False,
+    allow_license: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="a licence not known here that you have looked up; may be repeated"),
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="upload the model there, the data to OWNER/NAME-data")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="new repositories are public, not private")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list every file with its size; leave and upload nothing")
+    ] = False,
+) -> None:
+    """Give a run's model away: merge it, write its cards, check measurements, licences and secrets, and push it."""
+    from pathlib import Path
+
+    from phoenix_utils import gate, profile, training
+    from phoenix_utils import release as releases
+
+    profile.choose("vocabulary", vocabulary, ("trimmed", "full"))
+    if stage:
+        profile.choose("stage", stage, ("sft", "dpo"))
+    if push:
+        releases.check_push(push, dry_run)
+    source, target = gate.find_source(run, stage), Path(to) if to else None
+    wish = releases.Wish(vocabulary, gguf, tuple(allow_license or ()))
+    with training.quiet():
+        if dry_run:
+            with releases.rehearsal(source, target, wish, push) as folder:
+                print("\n".join([*releases.listing(folder, push), "dry run: nothing was kept, nothing was uploaded"]))
+            return
+        folder = releases.make_release(source, target, wish)
+        print("\n".join([*releases.listing(folder, push), f"release: {folder}"]))
+        for address in releases.push(folder, push, public) if push else ():
+            print(f"pushed:  {address}")
+
+
+@app.command()
+def chat(
+    run: Run,
+    models: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="base,sft,dpo or some of them; by default all that are there")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer in tokens")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token, above 0 samples")] = 0.0,
+) -> None:
+    """Talk to the models of a run, side by side; from a pipe, each line is a turn. /reset begins anew, /quit ends."""
+    from rich.console import Console
+
+    from phoenix_utils import talk
+
+    names = [name.strip() for name in models.split(",") if name.strip()] if models else None
+    talking = talk.open_run(run, names, max_new_tokens=max_new_tokens, temperature=temperature)
+    console = Console(highlight=False)
+    interactive = sys.stdin.isatty() and console.is_terminal
+    if interactive:
+        print(f"{', '.join(talking.names)} of {run}; {talk.COMMANDS}")
+    side_by_side = interactive and len(talking.names) > 1
+
+    def turn(text: str) -> None:
+        if side_by_side:
+            talk.draw_turn(talking, text, console)
+        else:
+            talk.write_turn(talking, text, sys.stdout)
+
+    talk.converse(talking, _typed() if interactive else sys.stdin, turn, sys.stdout)
+
+
+def _typed() -> Iterator[str]:
+    """Lines as a person types them, until Ctrl-D or Ctrl-C."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - arrow keys and earlier lines for input(); not on Windows
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            yield input("> ")
 
 
 @app.command()

@@ -10,6 +10,7 @@ or under `PHOENIX_CACHE` where that is set. Later calls only look whether the fi
 
 import errno
 import hashlib
+import html
 import importlib.util
 import json
 import logging
@@ -29,6 +30,8 @@ PREFIX = "embedded:"
 MODELS = ("gemma-3-270m",)
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 """Of the assembled GGUF file."""
+TOKENS = 262_144
+"""In the published vocabulary."""
 
 CONVERSION = 1
 """Version of what this module writes; raise it when the converted folder would differ."""
@@ -81,6 +84,25 @@ def ensure(model: str = "embedded:gemma-3-270m", languages: Sequence[str] = ("en
 def ensure_full(model: str = "embedded:gemma-3-270m") -> Path:
     """Folder of the embedded model with all 262,144 tokens (1.1 GB). Raises as `ensure` does."""
     return _cached(f"{_name(model)}-full-v{CONVERSION}", _BYTES_FULL, lambda target: _convert(target, None))
+
+
+def terms(model: str) -> str:
+    """The text of the licence, which goes along with whatever is made of the weights.
+
+    The packages bring it as a page of a web site, whose menus and scripts are left out.
+    """
+    _name(model)
+    page = (_data_folder(_PACKAGE) / _NOTICES[0]).read_text(encoding="utf-8")
+    body = page.partition('<div class="devsite-article-body')[2].partition(">")[2]
+    body = " ".join(body.partition("<devsite-")[0].split())
+    text = re.sub(r"<[^>]+>", "", re.sub(r"</?(?:p|li|h\d|ul|ol|br)\b[^>]*>", "\n\n", body))
+    return "Gemma Terms of Use\n\n" + re.sub(r"\s*\n\s*", "\n\n", html.unescape(text)).strip() + "\n"
+
+
+def gguf_content(model: str) -> bytes:
+    """The GGUF file that the packages bring (0.25 GB), checked. Raises as `ensure` does."""
+    _name(model)
+    return _assembled()
 
 
 def cache_folder() -> Path:

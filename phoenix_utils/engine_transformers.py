@@ -31,6 +31,8 @@ class TransformersEngine(ChatPrompts):
         self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.max_rows = batch_tokens, max_rows
         self.stop_ids = _stop_ids(model, tokenizer)
+        # Told of each token of an answer (not of a beam's) as soon as it is chosen: for reading along.
+        self.on_token: Callable[[int], None] | None = None
         if getattr(model.config, "_attn_implementation", None) == "sdpa":
             from phoenix_utils import kv_cache
 
@@ -255,6 +257,8 @@ class TransformersEngine(ChatPrompts):
             sequence.finish_reason = "stop"
             return
         sequence.tokens.append(token)
+        if self.on_token:
+            self.on_token(token)
         if stops:
             tail = self.tokenizer.decode(sequence.tokens[-8:], skip_special_tokens=True)
             # The first token may carry the newline that models put before an answer.

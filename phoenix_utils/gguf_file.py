@@ -38,8 +38,9 @@ _TOKEN_VECTORS = "token_embd.weight"
 class GgufFile:
     """The content of a GGUF file held in memory.
 
-    `facts` are its key-value pairs (arrays of numbers as numpy arrays, of strings as lists); `tensors` maps a
-    name to (shape, quantisation type number, offset of its first byte).
+    `facts` are its key-value pairs (arrays of numbers as numpy arrays, of strings as lists), `kinds` the type number of
+    each, with that of its elements or None; `tensors` maps a name to (shape, quantisation type number, offset of its
+    first byte).
     """
 
     def __init__(self, content: bytes):
@@ -47,7 +48,11 @@ class GgufFile:
         if content[:4] != b"GGUF":
             raise ValueError("not a GGUF file")
         tensor_count, fact_count = self._scalar("Q"), self._scalar("Q")
-        self.facts = {self._string(): self._value(self._scalar("I")) for _ in range(fact_count)}
+        self.facts, self.kinds = {}, {}
+        for _ in range(fact_count):
+            name, kind = self._string(), self._scalar("I")
+            of_elements = struct.unpack_from("<I", content, self._at)[0] if kind == _ARRAY else None
+            self.kinds[name], self.facts[name] = (kind, of_elements), self._value(kind)
         tensors = {}
         for _ in range(tensor_count):
             name = self._string()
@@ -100,11 +105,12 @@ def gemma_weights(file: GgufFile, rows: Sequence[int] | None = None) -> dict[str
     for name in file.tensors:
         array = file.tensor(name, rows if name == _TOKEN_VECTORS else None)
         # GGUF stores the factor of a norm, transformers its distance from one
-        weights[_transformers_name(name)] = array - 1 if name.endswith("norm.weight") else array
+        weights[transformers_name(name)] = array - 1 if name.endswith("norm.weight") else array
     return weights
 
 
-def _transformers_name(name: str) -> str:
+def transformers_name(name: str) -> str:
+    """The name that transformers has for a tensor of a Gemma 3 file."""
     if name == _TOKEN_VECTORS:
         return "model.embed_tokens.weight"
     if name == "output_norm.weight":

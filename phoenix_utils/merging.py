@@ -10,6 +10,7 @@ trained on).
 from __future__ import annotations
 
 import shutil
+from operator import itemgetter
 from pathlib import Path
 
 from phoenix_utils import artifacts, chat, hardware, models
@@ -56,3 +57,35 @@ def merge_adapter(adapter: Path, base: str, languages: tuple[str, str], target: 
     )
     partial.rename(target)
     return target
+
+
+def restore_vocabulary(folder: Path, whole: str | Path) -> None:
+    """Give the model in `folder`, whose vocabulary was trimmed, every token of its base in `whole` again, in place.
+
+    A token is found by its spelling. The vectors of tokens that were trimmed away come back from the base as published:
+    no training has touched them. Those that were kept stay what they are in `folder`, trained where training reached
+    them, as do all other weights. Chat template and stop token stay the folder's.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with models.without_bars():
+        small, full = (AutoModelForCausalLM.from_pretrained(place, dtype="auto") for place in (folder, whole))
+    tokenizer, complete = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(whole)
+    ids = complete.get_vocab()
+    rows = [ids[token] for token, _ in sorted(tokenizer.get_vocab().items(), key=itemgetter(1))]
+    full, kept = full.to(small.dtype), small.state_dict()
+    with torch.no_grad():
+        for name, tensor in full.state_dict().items():  # views of the weights themselves
+            if tensor.shape == kept[name].shape:
+                tensor.copy_(kept[name])
+            else:
+                tensor[rows] = kept[name]
+    complete.chat_template, complete.eos_token = tokenizer.chat_template, tokenizer.eos_token
+    complete.padding_side = tokenizer.padding_side
+    chat.set_stop_token(full, complete)
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    with models.without_bars():
+        full.save_pretrained(folder)
+    complete.save_pretrained(folder)

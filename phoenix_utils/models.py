@@ -64,6 +64,11 @@ def locate(model: str, languages: tuple[str, ...]) -> str:
     return str(folder) if folder.is_dir() else model
 
 
+def public_name(model: str) -> str:
+    """What to call a model before others: a folder loses its path, which says more about a machine than about it."""
+    return Path(model).name if Path(model).expanduser().is_dir() else model
+
+
 def packaged_adapter(model: str, source: str, target: str) -> Path | None:
     """Folder of the adapter that comes with the package for an embedded model and a direction, if there is one."""
     folder = Path(__file__).parent / "data" / "adapters" / f"{model.removeprefix('embedded:')}.{source}-{target}"

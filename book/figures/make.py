@@ -261,6 +261,38 @@ def table(name: str) -> list[list[str]]:
     return rows[2:]
 
 
+def released_vocabulary() -> Figure:
+    """What the embedded model consists of when it is released with its trimmed and with its full vocabulary."""
+    import json
+
+    from phoenix_utils import embedded
+
+    small, full = (json.loads((f() / "phoenix.json").read_bytes()) for f in (embedded.ensure, embedded.ensure_full))
+    width = (full["parameters"] - small["parameters"]) // (full["tokens"] - small["tokens"])
+    layers, kept = small["parameters"] - small["tokens"] * width, small["tokens"] * width
+    parts = [
+        (layers, plots.BLUE, "layers, trained"),
+        (kept, plots.ORANGE, f"vectors of the run's {small['tokens']:,} tokens"),
+        (full["parameters"] - small["parameters"], plots.GREY, "vectors of all others, from the published base"),
+    ]
+    figure = plots.detached_figure(7.0, 2.6)
+    ax = figure.subplots()
+    for row, shown in enumerate((parts[:2], parts)):
+        left = 0.0
+        for count, hue, label in shown:
+            ax.barh(row, count / 1e6, left=left, height=0.5, color=hue, label=label if row else None)
+            left += count / 1e6
+        ax.annotate(f"{left:.0f} M", (left, row), xytext=(4, 0), textcoords="offset points", va="center")
+    ax.set_yticks([0, 1], ["trimmed", "full"])
+    ax.set_ylim(2.3, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlim(0, 310)
+    ax.legend(loc="lower right", fontsize=8)
+    ax.set_xlabel("million parameters")
+    ax.set_title("What comes back with the full vocabulary was never trained here")
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "tokens_by_language": tokens_by_language,
     "translator_arms": translator_arms,
@@ -270,6 +302,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "dpo_beta": dpo_beta,
     "interval_widths": interval_widths,
     "translation_cost": translation_cost,
+    "released_vocabulary": released_vocabulary,
 }
 
 

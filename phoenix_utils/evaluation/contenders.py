@@ -37,12 +37,21 @@ class Contenders:
             gives the tokenizer with the chat template, so that all three read the same tokens and stop at the same
             one; a model from elsewhere keeps its own, or gets ours where it has none.
         quantize: load the base in 4 bit, as QLoRA trained on it.
+        merge: add an adapter to the weights while it plays, which decodes faster. Each time leaves some rounding
+            behind, so who switches often does without.
 
     Raises PhoenixError where a folder holds no adapter or model, or one that belongs to another base.
     """
 
-    def __init__(self, model: str, languages: tuple[str, str], trained: Mapping[str, Path], quantize: bool = False):
-        self.base, self.languages, self.quantize = model, languages, quantize
+    def __init__(
+        self,
+        model: str,
+        languages: tuple[str, str],
+        trained: Mapping[str, Path],
+        quantize: bool = False,
+        merge: bool = True,
+    ):
+        self.base, self.languages, self.quantize, self.merge = model, languages, quantize, merge
         self.trained = dict(trained)
         self.tokenizer = self.shared = None
         if "sft" in self.trained:
@@ -65,7 +74,8 @@ class Contenders:
                     stack.enter_context(self.shared.disable_adapter())
                 else:
                     self.shared.set_adapter(_ADAPTER[name])
-                    stack.enter_context(models.merged(self.shared))
+                    if self.merge:
+                        stack.enter_context(models.merged(self.shared))
                 yield self._engine(self.shared)
 
     def _load(self, name: str):
