@@ -42,6 +42,7 @@ def similar(first: str, second: str) -> float:
         ("preferences.jsonl", 160, 60, "prompt_id"),
         ("preferences.de.jsonl", 60, 60, "prompt_id"),
         ("questions.de.jsonl", 80, None, "question_id"),
+        ("questions.en.jsonl", 80, None, "question_id"),
         ("pairs.en-de.jsonl", 200, None, "pair_id"),
         ("judge_replies.jsonl", 200, None, "reply_id"),
         ("grammar.de.jsonl", 400, None, "pair_id"),
@@ -117,7 +118,7 @@ def test_preference_prompts_are_not_conversation_prompts():
 def test_languages():
     for name, language in (
         ("conversations.jsonl", "en"), ("conversations.de.jsonl", "de"), ("preferences.jsonl", "en"),
-        ("preferences.de.jsonl", "de"), ("questions.de.jsonl", "de"),
+        ("preferences.de.jsonl", "de"), ("questions.de.jsonl", "de"), ("questions.en.jsonl", "en"),
     ):  # fmt: skip
         other = "de" if language == "en" else "en"
         for row in raw(name):
@@ -137,6 +138,12 @@ def test_questions_cover_the_categories_in_two_turns():
         assert row["reference"] == [] or len(row["reference"]) == 2
     counts = [sum(row["category"] == name for row in rows) for name in CATEGORIES]
     assert counts == [10] * 8
+    english = {row["question_id"]: row for row in corpora.questions("en")}
+    for row in rows:
+        same = english.pop(row["question_id"])
+        assert (same["category"], len(same["reference"])) == (row["category"], len(row["reference"]))
+        assert len(same["turns"]) == 2 and all(same["turns"])
+    assert not english
 
 
 def test_sentence_pairs_have_a_register_and_a_kind():
