@@ -111,6 +111,8 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
     machine, settings = hardware.describe(), plan.settings("translation")
     for line in needs.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
         console.print(line)
+    if command := needs.launch_command(plan, profile, overrides or [], out):
+        console.print(f"sft on all GPUs: {command}", soft_wrap=True, markup=False)
     console.print(f"this machine: {machine}")
     verdict = "; ".join(plan.problems)
     console.print(f"cannot run here: {verdict}" if verdict else "this machine can run it")
