@@ -1,6 +1,6 @@
 """What it costs to go beyond one process: translation on a Ray cluster of this machine, with engines without a model.
 
-python benchmarks/scale.py                         every part; about four minutes on two cores
+python benchmarks/scale.py                         all, about five minutes on two cores, kept in book/results/scale.md
 python benchmarks/scale.py --only ray-speedup      the parts whose names begin so; --only ray takes all of Ray's
 python benchmarks/scale.py --json FILE             the figures as one flat object as well
 
@@ -9,13 +9,16 @@ The baseline is our own single-process path with the same engine on the same row
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import results
 from own_process import own_process
 
 from phoenix_utils.decoding import Completion
@@ -26,6 +29,13 @@ BATCH, LATENCY = 32, 0.005
 # Rows of the arms that are timed, and of the two whose memory is compared.
 TIMED, FEW, MANY = 20_000, 10_000, 300_000
 REPEATS = 3
+# Segments that the real model translates.
+SEGMENTS = 192
+NOTE = (
+    f"Ray on this machine alone, two workers. Speed-up: {TIMED:,} rows of one segment, {1000 * LATENCY:.0f} ms for "
+    f"each batch of {BATCH}, median of {REPEATS}. Overhead and memory (MB): {FEW:,} and {MANY:,} rows, an engine that "
+    f"takes no time. Model: {SEGMENTS} segments by the embedded one."
+)
 
 
 @dataclass
@@ -53,6 +63,11 @@ def texts(rows: int):
     return (f"Form {number} lies in drawer {number % 97}, and whoever needs it signs for it." for number in range(rows))
 
 
+def peak_mb() -> float:
+    """Most memory that this process, the driver alone, has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+
+
 def settings_in(folder: Path, workers: int) -> TranslationSettings:
     """Settings of a run on so many workers; 0 is this process."""
     return TranslationSettings(
@@ -69,7 +84,6 @@ def settings_in(folder: Path, workers: int) -> TranslationSettings:
 
 def stage_arm(rows: int, latency: float, workers: int) -> dict:
     """Run the whole stage on so many rows: seconds of its translating pass and of all of it, the driver's memory."""
-    from phoenix_utils.artifacts import peak_memory_gb
     from phoenix_utils.translation import run
 
     with tempfile.TemporaryDirectory() as name:
@@ -92,7 +106,7 @@ def stage_arm(rows: int, latency: float, workers: int) -> dict:
             "whole": time.monotonic() - started,
             "pass": manifest["counts"]["characters"] / manifest["notes"]["characters_per_second"],
             "good": manifest["counts"]["rows_good"],
-            "peak_mb": peak_memory_gb() * 1024,
+            "peak_mb": peak_mb(),
         }
 
 
@@ -115,14 +129,12 @@ def ray_data_arm(rows: int, latency: float, workers: int) -> dict:
     import ray
 
     from phoenix_utils import ray_workers
-    from phoenix_utils.artifacts import peak_memory_gb
 
     ray_workers.join(None)
-    started, first, count = time.monotonic(), 0.0, 0
-    every = list(texts(rows))
-    tables = [pa.table({"text": every[at : at + 512]}) for at in range(0, rows, 512)]
-    del every
-    found = ray.data.from_arrow(tables).map_batches(
+    started, first, count, source = time.monotonic(), 0.0, 0, texts(rows)
+    # Each table goes to the object store at once: a list of them here would grow by itself.
+    tables = [ray.put(pa.table({"text": list(islice(source, 512))})) for _ in range(0, rows, 512)]
+    found = ray.data.from_arrow_refs(tables).map_batches(
         Work,
         fn_constructor_args=("unused", latency),
         batch_size=512,
@@ -132,10 +144,27 @@ def ray_data_arm(rows: int, latency: float, workers: int) -> dict:
     for batch in found.iter_batches(batch_size=512):
         first = first or time.monotonic() - started
         count += len(batch["translation"])
-    return {"pass": time.monotonic() - started, "first": first, "rows": count, "peak_mb": peak_memory_gb() * 1024}
+    return {"pass": time.monotonic() - started, "first": first, "rows": count, "peak_mb": peak_mb()}
 
 
-ARMS = {"stage": stage_arm, "ray_data": ray_data_arm}
+def model_arm(segments: int, workers: int) -> dict:
+    """Seconds that the embedded model takes for so many segments of the packaged conversations, once it is loaded."""
+    from phoenix_utils import corpora
+    from phoenix_utils.translation import split
+
+    settings = TranslationSettings(engine="ray" if workers else "transformers", ray_workers=workers or 1)
+    rows = corpora.read_chat(settings.chat)
+    found = (each.source for row in rows for m in row["messages"] for each in split(m["content"], "en", 200).segments)
+    chosen = list(islice(dict.fromkeys(found), segments))
+    translator = Translator(settings)
+    for _ in range(2):  # whichever worker starts later loads its model in the second round
+        translator.translate_segments(chosen[:16])
+    started = time.monotonic()
+    done = translator.translate_segments(chosen)
+    return {"pass": time.monotonic() - started, "texts": [each.text for each in done]}
+
+
+ARMS = {"stage": stage_arm, "ray_data": ray_data_arm, "model": model_arm}
 
 
 def arm(name: str, **values) -> dict:
@@ -205,7 +234,26 @@ def ray_data() -> dict:
     return figures
 
 
-PARTS = {"ray-speedup": ray_speedup, "ray-overhead": ray_overhead, "ray-data": ray_data}
+def ray_model() -> dict:
+    """The embedded model itself, which two workers on one machine compute on the same cores."""
+    alone, both = (arm("model", segments=SEGMENTS, workers=workers) for workers in (0, 2))
+    same = sum(one == other for one, other in zip(alone["texts"], both["texts"], strict=True)) / SEGMENTS
+    figures = {"ray_model_speedup_2": alone["pass"] / both["pass"], "ray_model_same_texts": same}
+    print(
+        f"the embedded model: {SEGMENTS} segments in {alone['pass']:.1f} s in one process, in {both['pass']:.1f} s ",
+        end="",
+    )
+    print(f"by two workers on the same cores; {100 * same:.1f} % of the translations are the same to the letter")
+    return figures
+
+
+PARTS = {"ray-speedup": ray_speedup, "ray-overhead": ray_overhead, "ray-data": ray_data, "ray-model": ray_model}
+
+
+def table(figures: dict[str, float]) -> list[str]:
+    """The figures under the names that they have in the JSON file."""
+    rows = (f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in figures.items())
+    return ["| figure | value |", "|---|---|", *rows]
 
 
 def main() -> None:
@@ -224,6 +272,8 @@ def main() -> None:
     figures: dict[str, float] = {}
     for name in chosen:
         figures |= PARTS[name]()
+    if not args.only:
+        results.store("scale", "python benchmarks/scale.py", table(figures), NOTE)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
