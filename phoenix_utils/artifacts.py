@@ -37,7 +37,7 @@ STAGE_FOLDERS = {
     "dpo": "04_dpo",
     "evaluation": "05_evaluation",
 }
-RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "bitsandbytes")
+RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "bitsandbytes", "ray")
 
 
 def project_root(start: Path | None = None) -> Path | None:

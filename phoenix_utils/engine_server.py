@@ -20,12 +20,11 @@ import httpx
 from phoenix_utils import decoding
 from phoenix_utils.decoding import Completion, GenerationParams
 from phoenix_utils.engines import ChatPrompts, adds_bos, common_prefix, encode_prompts, refuse_beams
-from phoenix_utils.errors import PhoenixError
+from phoenix_utils.errors import RESUMES, PhoenixError
 
 Result = TypeVar("Result")
 # Waits between attempts double from the first to the longest (seconds); a server that asks for more is not waited for.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 120.0
-RESUMES = "what was finished is kept, and the same command resumes"
 # How servers say that they do not know a field or the form of a prompt.
 _NOT_UNDERSTOOD = (400, 422)
 

@@ -1,5 +1,8 @@
 """The one exception for mistakes that a user can mend."""
 
+# The end of a sentence about work that was cut off.
+RESUMES = "what was finished is kept, and the same command resumes"
+
 
 class PhoenixError(Exception):
     """What was given, what is wrong with it, what to do: one clear sentence or two.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -69,3 +71,21 @@ def memory_lines(plan: Plan) -> list[str]:
             continue
         lines.append(f"{name}: {model}, about {needed:.1f} GB on each device")
     return lines
+
+
+def launch_command(plan: Plan, profile: str, overrides: list[str], out: str | None) -> str | None:
+    """The command that trains SFT on all GPUs of a profile, one process for each; None where it has one at most.
+
+    `profile`, `overrides` and `out` are those that the plan was made of. Full fine-tuning is cut into shards (FSDP), an
+    adapter's training has a whole copy on each GPU.
+    """
+    from phoenix_utils.pipeline import data_folder
+
+    gpus = plan.profile.hardware.gpus
+    if gpus < 2:
+        return None
+    kind = "fsdp" if plan.settings("sft").method == "full" else "ddp"
+    config = os.path.relpath(data_folder("profiles") / "accelerate" / f"{kind}.yaml")
+    launch = ["accelerate", "launch", "--config_file", config, "--num_processes", str(gpus)]
+    words = [*launch, "-m", "phoenix_utils.sft", profile, *(word for text in overrides for word in ("--set", text))]
+    return shlex.join([*words, *(["--out", out] if out else [])])

@@ -95,13 +95,15 @@ def speed(settings: TranslationSettings, needs: HardwareNeeds, machine: Hardware
         return Speed(measured, f"measured in {settings.run_dir}")
     if settings.engine == "server":
         return Speed(None, "a server's speed is known once it has answered")
+    if settings.engine == "ray" and settings.ray_address:
+        return Speed(None, "a cluster's speed is known once a part is translated")
     billions = _billions(settings.model)
     if billions is None:
         return Speed(None, f"{settings.model} does not say how large it is")
     if needs.gpu:
-        slower = "" if settings.engine == "vllm" else "; that is vLLM's speed, transformers is slower"
+        slower = "" if settings.model_engine == "vllm" else "; that is vLLM's speed, transformers is slower"
         basis = "scaled from what the paper's 300 EUR imply, not measured here"
-        return Speed(cost.gpu_speed(needs.gpu, billions, settings.num_gpus), basis + slower)
+        return Speed(cost.gpu_speed(needs.gpu, billions, settings.gpus), basis + slower)
     if needs.device == "cuda":
         return Speed(None, "the profile's hardware.gpu names no GPU")
     basis = f"scaled from the embedded model's on {cost.CPU_CORES} cores, not measured on this machine"
@@ -118,7 +120,8 @@ def _measured(settings: TranslationSettings) -> float | None:
     if not path.is_file():
         return None
     manifest = artifacts.read_json(path)
-    same = all(manifest["settings"].get(name) == getattr(settings, name) for name in ("model", "engine"))
+    asked = settings.fingerprint_values()
+    same = all(manifest["settings"].get(name) == asked[name] for name in ("model", "engine"))
     return manifest["notes"].get("characters_per_second") if same else None
 
 
@@ -136,7 +139,7 @@ def cost_lines(settings: TranslationSettings, needs: HardwareNeeds, machine: Har
         return [f"translation: {first}", f"translation: hours unknown ({pace.basis})"]
     price, why = _price(settings, needs)
     job = cost.estimate(characters, pace.characters_per_second, price or 0.0)
-    where = f"{settings.num_gpus} x {needs.gpu}" if needs.gpu else f"{machine.cores} CPU cores"
+    where = f"{settings.gpus} x {needs.gpu}" if needs.gpu else f"{machine.cores} CPU cores"
     took = f"about {_duration(job.hours)}{unit} on {where} at {_rounded(job.characters_per_second)} characters/s"
     euros = why if price is None else f"about {_euros(job.euros)} EUR{unit} {why}"
     return [f"translation: {first}", f"translation: {took} ({pace.basis})", f"translation: {euros}"]
@@ -145,13 +148,13 @@ def cost_lines(settings: TranslationSettings, needs: HardwareNeeds, machine: Har
 def _price(settings: TranslationSettings, needs: HardwareNeeds) -> tuple[float | None, str]:
     """EUR per hour of all GPUs that translate (or of the machine), and what that price is."""
     if needs.price_per_hour is not None:
-        count = settings.num_gpus if needs.gpu else 1
+        count = settings.gpus if needs.gpu else 1
         return needs.price_per_hour * count, f"at the profile's {needs.price_per_hour:.2f} EUR per hour"
     if not needs.gpu:
         return None, "no price: hardware.price_per_hour is not set"
     offer = cost.gpu_offer(needs.gpu)
     why = f"at {offer.price_per_hour:.2f} EUR per hour (assumed, {cost.PRICES_AS_OF}: look up your own price)"
-    return offer.price_per_hour * settings.num_gpus, why
+    return offer.price_per_hour * settings.gpus, why
 
 
 def _duration(hours: float) -> str:

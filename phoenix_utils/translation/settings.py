@@ -7,6 +7,16 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from phoenix_utils.profile import StageSettings
 
+_NOT_THE_RESULT = (
+    "base_url",
+    "concurrency",
+    "price_per_hour",
+    "ray_engine",
+    "ray_address",
+    "ray_workers",
+    "ray_cpus",
+)
+
 
 class TranslationSettings(StageSettings):
     """What is translated, by which model, and how. Here `model` is the translator."""
@@ -27,8 +37,9 @@ class TranslationSettings(StageSettings):
         ge=0,
         description="evaluation rows of each kind to translate where nobody wrote them in the language, null for all",
     )
-    engine: Literal["transformers", "vllm", "server"] = Field(
-        "transformers", description="transformers, vllm (GPU), or server (one that has the model loaded)"
+    engine: Literal["transformers", "vllm", "server", "ray"] = Field(
+        "transformers",
+        description="transformers, vllm (GPU), server (one that has the model loaded), or ray (several processes)",
     )
     base_url: str | None = Field(
         None,
@@ -36,6 +47,14 @@ class TranslationSettings(StageSettings):
         description="address of the server for engine server, with its /v1; its key is OPENAI_API_KEY's value",
     )
     concurrency: int = Field(32, ge=1, le=1024, description="requests on their way to the server at once")
+    ray_engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what each worker of engine ray holds: transformers, or vllm where it has a GPU"
+    )
+    ray_address: str | None = Field(
+        None, description="cluster that engine ray joins, host:port or ray://host:port; None starts one on this machine"
+    )
+    ray_workers: int = Field(2, ge=1, le=1024, description="workers of engine ray, each with a copy of the translator")
+    ray_cpus: float = Field(1.0, gt=0, description="CPU cores that one worker of engine ray reserves and computes with")
     adapter: str = Field(
         "auto",
         min_length=1,
@@ -64,11 +83,18 @@ class TranslationSettings(StageSettings):
     @field_validator("num_beams")
     @classmethod
     def _beams_need_transformers(cls, num_beams: int, info: ValidationInfo) -> int:
-        if num_beams > 1 and info.data.get("engine") in ("vllm", "server"):
-            raise ValueError(
-                f"engine {info.data['engine']} has no beam search here: leave it at 1, or use transformers"
-            )
+        engine = info.data.get("engine")
+        held = info.data.get("ray_engine") if engine == "ray" else engine
+        if num_beams > 1 and held in ("vllm", "server"):
+            raise ValueError(f"engine {held} has no beam search here: leave it at 1, or use transformers")
         return num_beams
+
+    @field_validator("ray_address")
+    @classmethod
+    def _cluster_has_host_and_port(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"(ray://)?[^\s/@]+:\d{1,5}", address):
+            raise ValueError("it should be host:port, for example 10.0.0.5:6379, or ray://host:10001")
+        return address
 
     @field_validator("base_url")
     @classmethod
@@ -80,10 +106,20 @@ class TranslationSettings(StageSettings):
             raise ValueError(f"it should be an address without a password, {example}")
         return base_url
 
+    @property
+    def model_engine(self) -> str:
+        """The engine that holds the model, on this machine or on Ray's."""
+        return self.ray_engine if self.engine == "ray" else self.engine
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that translate, those of all workers together."""
+        return self.num_gpus * (self.ray_workers if self.engine == "ray" else 1)
+
     def fingerprint_values(self) -> dict[str, Any]:
-        """The values that decide the result; a server's address, how busy it is kept and what it costs do not."""
-        return {
-            name: value
-            for name, value in super().fingerprint_values().items()
-            if name not in ("base_url", "concurrency", "price_per_hour")
-        }
+        """The values that decide the result; where it is computed, how busily and at what price do not.
+
+        So a run may begin on one machine and go on under Ray, or the other way round.
+        """
+        values = {name: value for name, value in super().fingerprint_values().items() if name not in _NOT_THE_RESULT}
+        return {**values, "engine": self.model_engine}

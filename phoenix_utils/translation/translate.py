@@ -23,8 +23,6 @@ from phoenix_utils.translation.settings import TranslationSettings
 from phoenix_utils.translation.store import SegmentStore
 from phoenix_utils.translation.translator import Translation, Translator, choose_translator
 
-# Segments handed to the engine at once: enough to sort by length, little enough to stay small in memory.
-WINDOW = 2048
 # Rows whose segments are written to the index in one commit.
 ROWS_AT_ONCE = 1000
 # Rows of a full Parquet file: an interruption while rows are put together loses those of one file, seconds of work.
@@ -145,11 +143,12 @@ def _collect(store: SegmentStore, settings: TranslationSettings) -> None:
 
 def translator_fingerprint(settings: TranslationSettings) -> str:
     """What two runs must have in common for one to take over the other's translations: all that decides them."""
+    values = settings.fingerprint_values()
     names = ("source_language", "language", "model", "engine", "prompt")
     names += ("num_beams", "max_new_tokens", "load_in_4bit", "seed")
     adapter = choose_translator(settings).adapter
     described = describe_inputs({"adapter": adapter} if adapter else {})
-    return fingerprint([{name: getattr(settings, name) for name in names}, described])
+    return fingerprint([{name: values[name] for name in names}, described])
 
 
 def _stores_beside(folder: Path) -> list[Path]:
@@ -167,22 +166,21 @@ def _translate_pending(store: SegmentStore, translator: Translator, stage: Stage
     todo = totals["segments"] - totals["done"]
     progress = stage.progress(totals["characters"], "characters")
     if todo:
-        stage.note("engine", type(translator.engine).__name__)
+        stage.note("engine", translator.engine_name)
         stage.note("translator", translator.choice.reason)
         started, before = time.monotonic(), totals["characters_done"]
         done, price = before, translator.settings.price_per_hour
         progress.update(done)
-        for texts in store.pending(WINDOW):
 
-            def keep(indices: list[int], translations: list[Translation], texts=texts) -> None:
-                nonlocal done
-                store.put([texts[index] for index in indices], translations)
-                done += sum(len(texts[index]) for index in indices)
-                seconds = time.monotonic() - started
-                cost = {} if price is None else {"EUR so far": f"{price * seconds / 3600:.2f}"}
-                progress.update(done, **{"characters/s": f"{(done - before) / seconds:.0f}"}, **cost)
+        def keep(texts: list[str], translations: list[Translation]) -> None:
+            nonlocal done
+            store.put(texts, translations)
+            done += sum(map(len, texts))
+            seconds = time.monotonic() - started
+            cost = {} if price is None else {"EUR so far": f"{price * seconds / 3600:.2f}"}
+            progress.update(done, **{"characters/s": f"{(done - before) / seconds:.0f}"}, **cost)
 
-            translator.translate_segments(texts, keep)
+        translator.translate_windows(store.pending(translator.window(todo)), keep)
         characters = totals["characters"] - before
         stage.note("characters_per_second", characters / (time.monotonic() - started))
         if price is not None:

@@ -7,9 +7,11 @@ protected, which nothing can break. What still fails keeps its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phoenix_utils import pairs
 from phoenix_utils.alma import flat
@@ -21,10 +23,15 @@ from phoenix_utils.translation.examples import EXAMPLES, SECOND_EXAMPLES
 from phoenix_utils.translation.protect import Masked, mask
 from phoenix_utils.translation.settings import TranslationSettings
 
+if TYPE_CHECKING:
+    from phoenix_utils.ray_workers import RayWorkers
+
 # A translation of more tokens than this for each token of the request (its fixed words included) is a loop; cutting
 # it there saves the rest of the batch from waiting, and its finish reason says what happened.
 LONGEST_TRANSLATION = 1.5
-
+# Segments handed to an engine at once: enough to sort by length, little enough to stay small in memory. On Ray fewer,
+# since what is with a worker is lost with it, and so many for each worker at least that none is idle for long.
+WINDOW, RAY_WINDOW, RAY_SHARES = 2048, 512, 4
 
 EMPTY, CUT_OFF, COPIED, LOOPS = "empty", "cut off", "copied from the source", "says the same again and again"
 
@@ -63,7 +70,8 @@ class Translator:
     """A translation engine with its prompt, shared by the stage and `translate_texts`.
 
     The model is loaded when the first segment needs it, so a run that is finished already loads none. `engine`
-    replaces the one that the settings name.
+    replaces the one that the settings name. Under engine ray, each worker of the cluster holds a Translator with
+    `ray_engine` (or with a copy of `engine`), and this one hands segments out to them.
     """
 
     def __init__(self, settings: TranslationSettings, engine: Engine | None = None):
@@ -87,7 +95,7 @@ class Translator:
         if self._engine is None:
             settings = self.settings
             self._engine = open_engine(
-                settings.engine,
+                settings.model_engine,
                 settings.model,
                 languages=(settings.source_language, settings.language),
                 quantize=settings.load_in_4bit,
@@ -99,6 +107,26 @@ class Translator:
             )
         return self._engine
 
+    @functools.cached_property
+    def workers(self) -> RayWorkers | None:
+        """Where segments are translated under engine ray, opened on first use; None where this process does it."""
+        from phoenix_utils.ray_workers import RayWorkers
+
+        settings = self.settings
+        if settings.engine != "ray":
+            return None
+        there = settings.model_copy(update={"engine": settings.ray_engine})
+        make = functools.partial(Translator, there, self._engine)
+        gpus = settings.num_gpus if settings.ray_engine == "vllm" else 1
+        return RayWorkers(make, settings.ray_workers, settings.ray_cpus, gpus, settings.ray_address)
+
+    @property
+    def engine_name(self) -> str:
+        """What translates, for the manifest; the model is loaded for it, or the cluster joined."""
+        if self.workers:
+            return f"{self.settings.ray_engine} on {self.workers.number} Ray workers"
+        return type(self.engine).__name__
+
     def prompt(self, text: str, examples: dict[str, list[tuple[str, str]]] = EXAMPLES) -> str:
         """The prompt for one segment; a line break inside it would end the prompt's line, so it becomes a space."""
         pair = self.settings.source_language, self.settings.language
@@ -107,12 +135,35 @@ class Translator:
         request = prompts.STYLES[self.choice.prompt](flat(text), *pair)
         return self.engine.chat_prompt(request) if self.choice.prompt in prompts.IN_CHAT_TEMPLATE else request
 
+    def window(self, segments: int) -> int:
+        """How many of so many segments are translated at once."""
+        if self.workers is None:
+            return WINDOW
+        return min(RAY_WINDOW, -(-segments // (RAY_SHARES * self.workers.number)) or 1)
+
+    def translate_windows(
+        self, windows: Iterable[list[str]], keep: Callable[[list[str], list[Translation]], None]
+    ) -> None:
+        """Translate lists of segments, on this machine one after the other, on Ray several at once and in any order.
+
+        `keep(texts, translations)` hears of final translations as `translate_segments` tells of them; windows are read
+        as they are needed. An interruption loses what `keep` has not heard of.
+        """
+        if self.workers:
+            for texts, translations in self.workers.map("translate_segments", ((texts, texts) for texts in windows)):
+                keep(texts, translations)
+            return
+        for texts in windows:
+            self.translate_segments(texts, lambda at, done, texts=texts: keep([texts[i] for i in at], done))
+
     def translate_segments(self, texts: Sequence[str | Masked], on_batch: OnBatch | None = None) -> list[Translation]:
         """Translate segments, each until an attempt succeeds or none is left; one Translation each, in order.
 
         `on_batch(indices, translations)` hears of final translations only, as soon as their batch is done: an
         interruption cannot leave a first try behind as if it were the last.
         """
+        if self.workers:
+            return self._on_workers(list(texts), on_batch)
         segments = [mask(text) if isinstance(text, str) else text for text in texts]
         results: Results = {}
 
@@ -129,6 +180,17 @@ class Translator:
         failed = [index for index in range(len(segments)) if results[index].fault]
         keep(failed, [results[index] for index in failed], last=True)
         return [results[index] for index in range(len(segments))]
+
+    def _on_workers(self, texts: list[str | Masked], on_batch: OnBatch | None) -> list[Translation]:
+        size = self.window(len(texts))
+        results: Results = {}
+        places = (range(start, min(start + size, len(texts))) for start in range(0, len(texts), size))
+        pieces = ((place, texts[place.start : place.stop]) for place in places)
+        for place, done in self.workers.map("translate_segments", pieces) if texts else ():
+            results.update(zip(place, done, strict=True))
+            if on_batch:
+                on_batch(list(place), done)
+        return [results[index] for index in range(len(texts))]
 
     def _complete(self, prompts: list[str], params: GenerationParams, on_batch=None) -> list[Completion]:
         """Completions of `prompts` in order; raises PhoenixError where the engine gives fewer or more."""
