@@ -40,11 +40,8 @@ def main() -> None:
         print(f"== {LANGUAGES[language]}", flush=True)
         if subprocess.run(command, cwd=results.ROOT).returncode:
             print(f"{LANGUAGES[language]}: the run failed; the others go on", file=sys.stderr)
-    finished = [name for name in LANGUAGES if (run_dir(name) / "05_evaluation" / "report.html").is_file()]
-    rows, figures = [], {}
-    for language in finished:
-        rows.append(table_row(language))
-        figures[f"target_language_share_{language}"] = scores(language)["sft"]["target_language_share"]["value"]
+    figures = shares()
+    rows = [table_row(language) for language in finished()]
     heads = (
         "language", "rows without a failed segment", "kept conversations, pairs", "in the language: base", "SFT", "DPO",
         "stop by themselves: base", "SFT", "surprise, SFT − base", "minutes of translation, of the whole",
@@ -56,7 +53,7 @@ def main() -> None:
         "",
         "| language | an answer of the SFT model |",
     ]
-    lines += ["|---|---|", *(f"| {LANGUAGES[name]} | {answer(name)} |" for name in finished)]
+    lines += ["|---|---|", *(f"| {LANGUAGES[name]} | {answer(name)} |" for name in finished())]
     note = (
         "Shares of 24 prompts with 95 % intervals; surprise in nats per token at the references. German is asked with "
         "prompts and references by people, every other language with machine translations by the run's own translator."
@@ -67,6 +64,18 @@ def main() -> None:
     results.store("languages", "python benchmarks/languages.py", lines, note)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def finished() -> list[str]:
+    """The languages whose runs have ended."""
+    return [name for name in LANGUAGES if (run_dir(name) / "05_evaluation" / "report.html").is_file()]
+
+
+def shares() -> dict[str, float]:
+    """The share of the SFT model's answers that are in the run's language, for each finished run."""
+    return {
+        f"target_language_share_{name}": scores(name)["sft"]["target_language_share"]["value"] for name in finished()
+    }
 
 
 def scores(language: str) -> dict:

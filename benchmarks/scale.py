@@ -1,10 +1,12 @@
-"""What it costs to go beyond one process: translation on a Ray cluster of this machine, with engines without a model.
+"""Beyond one process, one language and one folder: Ray on this machine, the GGUF file, answers in five languages.
 
 python benchmarks/scale.py                         all, about five minutes on two cores, kept in book/results/scale.md
 python benchmarks/scale.py --only ray-speedup      the parts whose names begin so; --only ray takes all of Ray's
 python benchmarks/scale.py --json FILE             the figures as one flat object as well
 
-The baseline is our own single-process path with the same engine on the same rows. Every arm has a process of its own.
+Ray's baseline is our own single-process path with the same engine on the same rows; but for one part its engines hold
+no model. Every arm has a process of its own. The GGUF part needs a finished run of `mini`, and languages are those that
+benchmarks/languages.py has run.
 """
 
 import argparse
@@ -18,6 +20,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import gguf_agreement
+import languages
 import results
 from own_process import own_process
 
@@ -247,7 +251,33 @@ def ray_model() -> dict:
     return figures
 
 
-PARTS = {"ray-speedup": ray_speedup, "ray-overhead": ray_overhead, "ray-data": ray_data, "ray-model": ray_model}
+def gguf() -> dict:
+    """The GGUF file of a release of runs/mini against its safetensors."""
+    figures = gguf_agreement.measure(results.ROOT / "runs" / "mini")
+    print(
+        f"GGUF: {100 * figures['gguf_token_agreement']:.1f} % of {figures['gguf_tokens_compared']:,} greedy tokens ",
+        end="",
+    )
+    print(f"on {figures['gguf_prompts']} prompts are those of the safetensors")
+    return figures
+
+
+def other_languages() -> dict:
+    """Answers of the SFT model in the language of its run, for every run of benchmarks/languages.py that is there."""
+    figures = languages.shares()
+    for name, share in figures.items():
+        print(f"{name}: {share:.3f}")
+    return figures
+
+
+PARTS = {
+    "ray-speedup": ray_speedup,
+    "ray-overhead": ray_overhead,
+    "ray-data": ray_data,
+    "ray-model": ray_model,
+    "gguf": gguf,
+    "languages": other_languages,
+}
 
 
 def table(figures: dict[str, float]) -> list[str]:
