@@ -69,7 +69,7 @@ book-browser: env ## read the built book in a real browser: needs Chromium or Ch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser]'
 	$(BIN)/python book/browser.py
 
-sweep: env ## a sweep of two arms on a handful of rows, to see that sweeps work here; a few minutes
+sweep: env ## a sweep of two arms on a handful of rows in Dutch, to see that sweeps and languages work; a few minutes
 	$(BIN)/phoenix sweep profiles/sweeps/two_arms.yaml
 
 lab: env ## the long comparisons whose tables stand in book/results; hours
@@ -79,6 +79,8 @@ lab: env ## the long comparisons whose tables stand in book/results; hours
 	$(BIN)/python benchmarks/filter_arms.py
 	$(BIN)/python benchmarks/sft_arms.py
 	$(BIN)/python benchmarks/ablations.py
+	$(BIN)/python benchmarks/languages.py
+	$(BIN)/python benchmarks/scale.py
 
 notebooks: env ## write the generated cells (install, parameters, badge) of the notebooks
 	$(BIN)/phoenix notebooks
