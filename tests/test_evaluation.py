@@ -176,7 +176,7 @@ def test_plain_prompt_is_plain():
         {"role": "user", "content": "C?"},
     )
     assert prompts.plain_prompt(messages, "de") == "Frage: A?\nAntwort:\nB.\n\nFrage: C?\nAntwort:\n"
-    assert prompts.plain_prompt(messages[:1], "sw") == "Question: A?\nAnswer:\n"
+    assert prompts.plain_prompt(messages[:1], "xx") == "Question: A?\nAnswer:\n"
 
 
 # --- settings ---

@@ -463,7 +463,7 @@ def test_where_nobody_wrote_the_evaluation_it_is_translated_and_says_so(sources)
     for row in chat:
         assert row["messages_source"] == english[row["prompt_id"]]["messages"]
         assert row["messages"] != row["messages_source"]
-    assert {row["category"] for row in questions} == {row["category"] for row in corpora.questions("en")}
+    assert len({row["category"] for row in questions}) >= 5, "taken evenly, not from the front"
     originals = {row["question_id"]: row for row in corpora.questions("en")}
     for row in questions:
         original = originals[row["question_id"]]
