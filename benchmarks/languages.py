@@ -34,12 +34,15 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(LANGUAGES), help="languages to run now, with commas between")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
-    for language in arguments.only.split(","):
+    failed, asked = [], arguments.only.split(",")
+    if unknown := set(asked) - set(LANGUAGES):
+        parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(LANGUAGES)}")
+    for language in asked:
         options = ["--set", f"language={language}", "--out", str(run_dir(language))]
         command = [sys.executable, "-m", "phoenix_utils.cli", "run", "mini", *options]
         print(f"== {LANGUAGES[language]}", flush=True)
         if subprocess.run(command, cwd=results.ROOT).returncode:
-            print(f"{LANGUAGES[language]}: the run failed; the others go on", file=sys.stderr)
+            failed.append(LANGUAGES[language])
     figures = shares()
     rows = [table_row(language) for language in finished()]
     heads = (
@@ -64,11 +67,14 @@ def main() -> None:
     results.store("languages", "python benchmarks/languages.py", lines, note)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if failed:
+        sys.exit(f"these runs failed and are not in the table: {', '.join(failed)}")
 
 
 def finished() -> list[str]:
     """The languages whose runs have ended."""
-    return [name for name in LANGUAGES if (run_dir(name) / "05_evaluation" / "report.html").is_file()]
+    manifests = {name: run_dir(name) / "05_evaluation" / "manifest.json" for name in LANGUAGES}
+    return [name for name, path in manifests.items() if path.is_file() and read_json(path)["status"] == "complete"]
 
 
 def shares() -> dict[str, float]:

@@ -19,6 +19,7 @@ from phoenix_utils.gate import Part, Source
 from phoenix_utils.translation import cost
 
 TERMS = "GEMMA_TERMS.txt"
+MODEL, DATA = "A language model", "A data set"
 EMBEDDED_ON_THE_HUB = "google/gemma-3-270m"
 VOCABULARY = {
     "trimmed": (
@@ -59,7 +60,7 @@ def model_card(source: Source, parts: Sequence[Part], name: str, model: dict[str
     in_it = [part.terms for part in parts]
     data = ModelCardData(
         language=settings["language"],
-        license="gemma" if gemma else _license(parts),
+        license=_license(parts),
         base_model=_on_the_hub(base),
         pipeline_tag="text-generation",
         library_name="transformers",
@@ -140,12 +141,14 @@ def notice(source: Source, parts: Sequence[Part], what: str) -> str:
     """The NOTICE file: what was changed, and the words that a licence wants to go along."""
     made_of = "\n".join(f"- {part.what}: {part.license}; it asks to {part.terms.asks}" for part in parts)
     lines = [f"{what}, made with Phoenix {__version__}. It is made of:", "", made_of, ""]
-    if any(part.terms.hub_id == "gemma" for part in parts):
+    gemma = [part for part in parts if part.terms.hub_id == "gemma"]
+    if gemma:
+        is_base = what == MODEL and parts[0] in gemma
+        changed = "The weights were modified: by training, and as README.md says under Vocabulary. " if is_base else ""
         lines += [
             "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
             "",
-            "The weights were modified: by training, and as README.md says under Vocabulary. Use is restricted by",
-            "section 3.2 of those terms and by the Gemma Prohibited Use Policy found at",
+            f"{changed}Use is restricted by section 3.2 of those terms and by the Gemma Prohibited Use Policy found at "
             "ai.google.dev/gemma/prohibited_use_policy.",
             "",
         ]
@@ -161,7 +164,8 @@ def _render(template: str, **values: Any) -> str:
 
 def _license(parts: Sequence[Part]) -> str:
     """The base model's licence, or "other" where what went in asks for more than it does."""
-    return parts[0].terms.hub_id if all(part.terms.commercial for part in parts) else "other"
+    more = any(not part.terms.commercial or "-sa-" in part.terms.hub_id for part in parts[1:])
+    return "other" if more else parts[0].terms.hub_id
 
 
 def _named(model: str) -> str:
@@ -226,8 +230,13 @@ def _weights(method: str, rank: int | None, dtype: str) -> str:
 def _shown(cell: dict[str, Any], metric: Metric) -> str:
     """A value with its interval."""
     scale, digits, unit = (100, 1, " %") if metric.share else (1, metric.digits, "")
-    value, low, high = (f"{scale * cell[key]:.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value}{unit} [{low}, {high}]"
+    if cell["value"] is None:
+        return "n/a"
+    value = f"{scale * cell['value']:.{digits}f}{unit}"
+    if cell["low"] is None:  # one unit has no interval
+        return value
+    low, high = (f"{scale * cell[key]:.{digits}f}" for key in ("low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _measured(source: Source) -> dict[str, Any]:
@@ -261,6 +270,7 @@ def _measured(source: Source) -> dict[str, Any]:
 
 def _difference(found: dict[str, dict[str, Any]]) -> str:
     """The measures whose paired interval leaves zero out, and how many do not."""
+    found = {name: cell for name, cell in found.items() if cell["low"] is not None}
     clear = {name: cell for name, cell in found.items() if name in METRICS and (cell["low"] > 0 or cell["high"] < 0)}
     told = "; ".join(f"{METRICS[name].title} {_shown(cell, METRICS[name])}" for name, cell in clear.items())
     left = f"{len(found) - len(clear)} of {len(found)} measures show no difference in this run"

@@ -127,7 +127,9 @@ def read_preferences(source: str, max_rows: int | None = None, skipped: Counter 
 
 def has_held_out(language: str) -> bool:
     """Whether people have written the held-out conversations and pairs, and the questions, in `language`."""
-    return language == "en" or (Path(__file__).parent / "data" / f"questions.{language}.jsonl").is_file()
+    names = ("conversations", "preferences", "questions")
+    folder = Path(__file__).parent / "data"
+    return language == "en" or all((folder / f"{name}.{language}.jsonl").is_file() for name in names)
 
 
 def held_out_chat(language: str) -> list[dict]:
@@ -143,6 +145,12 @@ def held_out_preferences(language: str) -> list[dict]:
 def questions(language: str) -> list[dict]:
     """Two-turn questions in MT-Bench's eight categories: question_id, category, turns, reference."""
     return [row for _, row in json_lines(_in_language("questions", language))]
+
+
+def has_sentence_pairs(source: str, target: str) -> bool:
+    """Whether there are :func:`sentence_pairs` of these two languages."""
+    folder = Path(__file__).parent / "data"
+    return any((folder / f"pairs.{one}-{other}.jsonl").is_file() for one, other in ((source, target), (target, source)))
 
 
 def sentence_pairs(source: str, target: str) -> list[dict]:

@@ -261,10 +261,10 @@ def _make_portable(folder: Path, base: str) -> None:
 
 def _write_notices(partial: Path, source: Source, parts: Sequence[gate.Part]) -> None:
     rows = [part for part in parts if part.rows is not None or "translator" in part.what]
-    for folder, what, of in (("model", "A language model", parts), ("dataset", "A data set", rows)):
+    for folder, what, of in (("model", cards.MODEL, parts), ("dataset", cards.DATA, rows)):
         (partial / folder / "NOTICE").write_text(cards.notice(source, of, what), encoding="utf-8")
-    if embedded.is_embedded(source.settings["model"]):
-        terms = embedded.terms(source.settings["model"])
+    if any(part.terms.hub_id == "gemma" for part in parts):
+        terms = embedded.terms(f"{embedded.PREFIX}{embedded.MODELS[0]}")
         (partial / "model" / cards.TERMS).write_text(terms, encoding="utf-8")
 
 

@@ -160,6 +160,14 @@ def test_what_a_run_has_translated_is_asked_without_its_failed_rows(tmp_path):
     assert len(prompts.held_out_references("de", str(tmp_path))) == len(prompts.held_out_references("de"))
 
 
+def test_a_share_of_nothing_and_of_one_unit_is_told():
+    from phoenix_utils.evaluation import share_text
+
+    assert share_text({"value": 0.867, "low": 0.767, "high": 0.95}) == "87 % (77 to 95)"
+    assert share_text({"value": 1.0, "low": None, "high": None}) == "100 %"
+    assert share_text({"value": None, "low": None, "high": None}) == "n/a"
+
+
 def test_german_tasks_are_left_out_of_another_language_and_the_report_says_so():
     german, dutch, other = (EvaluationSettings(language=code) for code in ("de", "nl", "is"))
     assert german.tasks() == ["phoenix_mc_de", "phoenix_grammar_de"] and dutch.tasks() == []

@@ -198,3 +198,11 @@ def test_the_package_is_cheap_to_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_notebooks_ask_for_the_runs_own_evaluation_rows():
+    """In a language without prompts by people they lie in the run, so a call without its folder fails there."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        code = "\n".join(cell.source for cell in code_cells(path))
+        for call in re.findall(r"held_out_(?:prompts|references|pairs)\(([^)]*)\)", code):
+            assert "run_dir" in call or '"de"' in call, f"{path.name}: held_out_…({call})"

@@ -99,7 +99,7 @@ def test_the_model_card_says_what_the_manifests_say(released, finished):
     head = front_matter(released / "model" / "README.md")
     assert (head["license"], head["language"], head["pipeline_tag"]) == ("apache-2.0", "de", "text-generation")
     assert "| Answers that stop by themselves | higher | 62.5 % [37.5, 87.5] | 62.5 % [37.5, 87.5] |" in card
-    assert "SFT − Base: Answers that stop by themselves 50.0 % [12.5, 75.0]; 9 of 10 measures show no" in card
+    assert "SFT − Base: Answers that stop by themselves 50.0 % [12.5, 75.0]; 8 of 9 measures show no" in card
     assert "| DPO | lora, 3 steps | 4 |" in card and "| filtering | chat | 8 | 6 |" in card
     assert "adapter of rank 4" in card and "`learning_rate` 0.0003" in card and "7.5 minutes in all" in card
     assert "No judge." in card and "0.004 EUR of electricity" in card

@@ -469,6 +469,10 @@ def test_where_nobody_wrote_the_evaluation_it_is_translated_and_says_so(sources)
         original = originals[row["question_id"]]
         assert [len(row["turns"]), len(row["reference"])] == [len(original["turns"]), len(original["reference"])]
         assert row["turns"] != original["turns"]
+    with pytest.raises(PhoenixError, match="held_out_rows 8"):
+        translate(sources, Dutch(), language="nl", held_out_rows=9)
+    # In German it decides nothing, so a finished run stays finished.
+    translate({**sources, "run_dir": f"{sources['run_dir']}-de"}, Upper(0), held_out_rows=9)
     # What the run's own rows count as good is not blurred by what the evaluation asks.
     assert read_json(folder / "manifest.json")["counts"]["rows_good"] == 3
 

@@ -54,8 +54,12 @@ def evaluate(run: Path) -> None:
     """Write the scores of the three models and the manifest that names their weights."""
     folder = artifacts.stage_path(str(run), "evaluation")
     cell = {"value": 0.625, "low": 0.375, "high": 0.875, "n": 24}
-    artifacts.write_json(folder / "scores.json", {m: dict.fromkeys(METRICS, cell) for m in ("base", "sft", "dpo")})
+    # Nothing counted, as where no answer's form can be read, and one unit alone, which has no interval.
+    nothing, one = dict.fromkeys(("value", "low", "high")) | {"n": 0}, {**cell, "low": None, "high": None, "n": 1}
+    cells = dict.fromkeys(METRICS, cell) | {"form_share": nothing, "chrf": one}
+    artifacts.write_json(folder / "scores.json", {model: cells for model in ("base", "sft", "dpo")})
     paired = dict.fromkeys(METRICS, {"value": 0.0, "low": -0.25, "high": 0.25, "n": 24})
+    paired["form_share"] = nothing
     paired["stop_share"] = {"value": 0.5, "low": 0.125, "high": 0.75, "n": 24}
     artifacts.write_json(folder / "differences.json", {"paired": {"sft-base": paired}, "not_run": ["No judge."]})
     trained = {name: Source(run, name).trained for name in ("sft", "dpo")}

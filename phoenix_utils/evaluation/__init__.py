@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "plot_differences",
             "plot_scores",
             "scores_table",
+            "share_text",
         ],
     },
 )

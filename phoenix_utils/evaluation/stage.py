@@ -45,7 +45,7 @@ def run(settings: EvaluationSettings) -> Path:
 
     A finished evaluation is left as it is; an interrupted one continues with the first model that is not
     done, and a judge behind the replies that it has given. Raises PhoenixError where the SFT or DPO stage has not
-    been run, was run on another model, the package has no held-out data in the language, a benchmark is not known or
+    been run, was run on another model, there is nothing to ask in the language, a benchmark is not known or
     the judge cannot be asked.
     """
     prompts = held_out_prompts(settings.language, settings.max_prompts, settings.run_dir)

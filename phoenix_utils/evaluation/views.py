@@ -30,6 +30,14 @@ def scores_table(folder: Path) -> Fragment:
     return _fragment("scores_table", report.load_scores(folder)[0])
 
 
+def share_text(cell: dict) -> str:
+    """A share with its interval as text: "87 % (77 to 95)"; "n/a" where nothing was counted."""
+    if cell["value"] is None:
+        return "n/a"
+    value = f"{cell['value']:.0%}".replace("%", " %")
+    return value if cell["low"] is None else f"{value} ({100 * cell['low']:.0f} to {100 * cell['high']:.0f})"
+
+
 def differences_table(folder: Path) -> Fragment:
     """Paired differences SFT - base and DPO - SFT with intervals and what they allow to say."""
     scores, differences = report.load_scores(folder)

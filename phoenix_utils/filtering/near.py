@@ -127,7 +127,8 @@ def _grams(text: str) -> Iterable[tuple[str, ...]]:
 def evaluation_texts(settings: FilteringSettings) -> list[tuple[str, str]]:
     """(name, text) of what the evaluation asks: the two-turn questions, and the held-out conversations' prompts.
 
-    In the target and the source language; a language without questions or a human version has none of its own. Then
+    In the target and the source language; a language without questions or a human version has none of its own, and what
+    the run has translated for its evaluation stands here as its English original. Then
     those of `evaluation_questions`; raises PhoenixError where a row of it holds no `turns` (or `prompt`).
     """
     found = _questions_of(settings.evaluation_questions) if settings.evaluation_questions else []

@@ -119,7 +119,12 @@ class TranslationSettings(StageSettings):
     def fingerprint_values(self) -> dict[str, Any]:
         """The values that decide the result; where it is computed, how busily and at what price do not.
 
-        So a run may begin on one machine and go on under Ray, or the other way round.
+        So a run may begin on one machine and go on under Ray, or the other way round. Nor does `held_out_rows` where
+        people wrote the evaluation and nothing of it is translated.
         """
+        from phoenix_utils import corpora  # reading settings should not load pyarrow
+
         values = {name: value for name, value in super().fingerprint_values().items() if name not in _NOT_THE_RESULT}
+        if corpora.has_held_out(self.language):
+            del values["held_out_rows"]
         return {**values, "engine": self.model_engine}
