@@ -19,20 +19,22 @@ import sft as speed
 from phoenix_utils.artifacts import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
+# The most asked first: the table is written after each, so that a shorter lab still answers something.
 ARMS = {
     "mini: LoRA, rank 16, rate 3e-4, 2 epochs, batch 2": {},
     "full fine-tuning, rate 2e-5": {"method": "full", "learning_rate": 2e-5},
-    "full fine-tuning, rate 1e-4": {"method": "full", "learning_rate": 1e-4},
     "QLoRA": {"method": "qlora"},
-    "rank 4": {"lora_r": 4, "lora_alpha": 8},
-    "rank 64": {"lora_r": 64, "lora_alpha": 128},
-    "rate 1e-4": {"learning_rate": 1e-4},
-    "rate 1e-3": {"learning_rate": 1e-3},
     "1 epoch": {"num_train_epochs": 1.0},
-    "4 epochs": {"num_train_epochs": 4.0},
+    "rank 64": {"lora_r": 64, "lora_alpha": 128},
+    "rate 1e-3": {"learning_rate": 1e-3},
+    "rank 4": {"lora_r": 4, "lora_alpha": 8},
+    "rate 1e-4": {"learning_rate": 1e-4},
+    "full fine-tuning, rate 1e-4": {"method": "full", "learning_rate": 1e-4},
     "batch 8": {"global_batch": 8},
+    "4 epochs": {"num_train_epochs": 4.0},
     "batch 8, rate 6e-4": {"global_batch": 8, "learning_rate": 6e-4},
 }
+NOTE = "Loss in nats per trained token; other settings: mini. One run each, so small differences may be chance."
 PROMPTS = (
     "Erkläre in zwei Sätzen, warum man Brot auch einfrieren kann.",
     "Nenne drei Dinge, die man auf eine Radtour mitnehmen sollte.",
@@ -105,9 +107,8 @@ def main() -> None:
         answers.append(f"| {name} | {' '.join(said['answer'].split()).replace('|', '/')} |")
         figures[name] = loss
         print(lines[-1], flush=True)
-    lines += ["", f"*{PROMPTS[0]}*", "", "| arm | answer |", "|---|---|", *answers]
-    note = "Loss in nats per trained token; other settings: mini. One run each, so small differences may be chance."
-    results.store("sft_arms", "python benchmarks/sft_arms.py", lines, note)
+        shown = ["", f"*{PROMPTS[0]}*", "", "| arm | answer |", "|---|---|", *answers]
+        results.store("sft_arms", "python benchmarks/sft_arms.py", [*lines, *shown], NOTE)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

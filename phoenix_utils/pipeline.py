@@ -164,7 +164,9 @@ def _check_inputs(plan: Plan) -> None:
     if "evaluation" in plan.stages:
         # That there is nothing to ask in a language should not be found out after hours of training.
         if "translation" not in plan.stages or plan.settings("translation").held_out_rows == 0:
-            STAGES["evaluation"].module.held_out_rows("chat", plan.settings("evaluation").language, str(plan.run_dir))
+            for kind in ("chat", "preferences", "questions"):
+                language = plan.settings("evaluation").language
+                STAGES["evaluation"].module.held_out_rows(kind, language, str(plan.run_dir))
     if not plan.stages or plan.stages[0] == RUN_STAGES[0]:
         return
     for name in RUN_STAGES[: RUN_STAGES.index(plan.stages[0])]:

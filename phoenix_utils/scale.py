@@ -114,10 +114,11 @@ def training_plan(
     steps: int,
     save_steps: int,
     reference: bool = False,
-    gradient_checkpointing: bool = True,
     utilisation: float = UTILISATION,
 ) -> StagePlan:
-    """Full fine-tuning on `tokens` tokens in `steps` steps; `reference` adds DPO's forward pass with the SFT model.
+    """Full fine-tuning, with gradient checkpointing, on `tokens` tokens in `steps` steps.
+
+    `reference` adds DPO's forward pass with the SFT model, `utilisation` is the share of its peak that a card reaches.
 
     A checkpoint holds weights and both moments of Adam in float32, 12 bytes a parameter; the newest two are kept.
     Raises PhoenixError for numbers that are not positive.
@@ -125,7 +126,7 @@ def training_plan(
     from phoenix_utils.translation import cost
 
     parameters = _positive("parameters_b", parameters_b) * 1e9
-    passes = (8 if gradient_checkpointing else 6) + (2 if reference else 0)
+    passes = 8 + (2 if reference else 0)
     reached = PEAK_TFLOPS[gpu] * 1e12 * _positive("utilisation", utilisation) * _positive("gpus", gpus)
     hours = passes * parameters * _positive("tokens", tokens) / reached / 3600
     between = hours * min(1.0, _positive("save_steps", save_steps) / _positive("steps", steps))

@@ -11,7 +11,16 @@ from phoenix_utils.statistics import Interval, mean_of_runs
 if TYPE_CHECKING:
     from phoenix_utils.sweep import Cell, Sweep
 
-SHARES = ("preference_accuracy", "target_language_share", "stop_share", "repetition_share", "rewards/accuracies")
+# Of differences.json: how DPO's reward orders the held-out pairs, and each measure's paired difference to SFT.
+REWARD, MINUS_SFT = "reward_accuracy", "_minus_sft"
+SHARES = (
+    REWARD,
+    "preference_accuracy",
+    "target_language_share",
+    "stop_share",
+    "repetition_share",
+    "rewards/accuracies",
+)
 
 
 def cell_values(cell: Cell) -> dict[str, Interval]:
@@ -29,7 +38,15 @@ def cell_values(cell: Cell) -> dict[str, Interval]:
         }
     if scores.is_file():
         found |= {name: Interval.from_dict(value) for name, value in artifacts.read_json(scores)[cell.model].items()}
+        found |= _against_sft(artifacts.read_json(scores.with_name("differences.json"))) if cell.model == "dpo" else {}
     return found
+
+
+def _against_sft(differences: dict[str, Any]) -> dict[str, Interval]:
+    paired = differences["paired"].get("dpo-sft", {})
+    found = {f"{name}{MINUS_SFT}": Interval.from_dict(value) for name, value in paired.items()}
+    reward = differences["preference"]["dpo_reward"]
+    return {**found, REWARD: Interval.from_dict(reward)} if reward else found
 
 
 def arm_values(sweep: Sweep, cells: list[Cell]) -> dict[str, dict[str, Interval]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -115,6 +116,7 @@ def tiny_profile(folder: Path) -> Path:
 COMMAND = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from phoenix_utils import cli, pipeline
 
 folder = Path(sys.argv.pop(1))
@@ -226,3 +228,15 @@ def test_the_same_command_again_runs_only_what_failed(killed_and_finished, monke
     cells = sweep.run_sweep(asked, lambda line: None, out=str(out))
     assert ran == [("dpo", str(out / "cells" / "01_no_pair_fits"))]
     assert sweep_table.arm_values(asked, cells)["plain"]["loss_last"].value > 0
+
+
+def test_the_table_can_show_what_dpo_changed_and_how_its_reward_orders_unseen_pairs(tmp_path):
+    folder = artifacts.stage_path(str(tmp_path), "evaluation")
+    shown = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 60}
+    paired = {"dpo-sft": {"nll_per_token": {"value": 0.05, "low": 0.04, "high": 0.06, "n": 40}}, "sft-base": {}}
+    artifacts.write_json(folder / "scores.json", {"dpo": {"stop_share": shown}, "sft": {"stop_share": shown}})
+    artifacts.write_json(folder / "differences.json", {"paired": paired, "preference": {"dpo_reward": shown}})
+    plan = SimpleNamespace(run_dir=tmp_path)
+    found = sweep_table.cell_values(SimpleNamespace(plan=plan, model="dpo"))
+    assert (found["nll_per_token_minus_sft"].value, found["reward_accuracy"].high) == (0.05, 0.9)
+    assert set(sweep_table.cell_values(SimpleNamespace(plan=plan, model="sft"))) == {"stop_share"}
