@@ -81,13 +81,16 @@ def table_lines(sweep: Sweep, cells: list[Cell]) -> list[str]:
 def _shown(item: Interval, metric: str) -> str:
     scale, digits = (100, 0) if metric in SHARES else (1, 0 if item.value >= 100 else 1 if item.value >= 10 else 3)
     unit = " %" if metric in SHARES else ""
-    value, low, high = (f"{scale * number:.{digits}f}" for number in (item.value, item.low, item.high))
+    # Student's t knows nothing of shares and may reach beyond them.
+    ends = (min(max(number, 0.0), 1.0) if metric in SHARES else number for number in (item.low, item.high))
+    value, low, high = (f"{scale * number:.{digits}f}" for number in (item.value, *ends))
     return f"{value}{unit}" if low == "nan" else f"{value}{unit} [{low}, {high}]"
 
 
 NOTE = (
     "Brackets: 95 % intervals. Of an arm with several runs over its seeds (Student's t: with two runs 6.4 times as "
-    "far to each side as they lie apart), of an arm with one run over the evaluation's rows (bootstrap)."
+    "far to each side as they lie apart, and of no width where they agree to the digit, which proves nothing), of an "
+    "arm with one run over the evaluation's rows (bootstrap)."
 )
 
 

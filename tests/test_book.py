@@ -472,6 +472,23 @@ def test_numbers_from_stored_tables_are_those_of_the_tables():
     assert "| driver memory growth mb | 5.008 |" in found["book/results/scale.md"]
     assert "5 MB, of 270 MB" in found["book/at_scale.md"]
     assert "36 and 34 were kept after the one, 55 and 57 after the other" in found["book/deep/filters.md"]
+    lab = found["book/results/ablations.md"]
+    for row, name, said in (
+        ("| DPO only | 1 | 42 % [28, 55] | 80 % [", "q02_sft_and_dpo", "| – | – | 80 % | 82 and 88 % |"),
+        (
+            "| 3.081 [2.860, 3.282] | 0.016 [0.012, 0.020] |",
+            "q02_sft_and_dpo",
+            "by 0.016 nats per token (0.012 to 0.020)",
+        ),
+        (
+            "| 2 epochs | 1 | 47 % [33, 60] | 85 % [",
+            "q05_one_epoch",
+            "| 2 | 0.156 | 2.54 | 85 % | +0.017 (0.010 to 0.024) |",
+        ),
+        ("| 0.017 [0.010, 0.024] | 0.156 |", "q05_one_epoch", "0.053 (0.042 to 0.064) and +0.059 (0.047 to 0.071)"),
+        ("| half of the pairs | 1 | 45 % [32, 58] | 73 % [", "q04_hyperparameters", "unseen pairs falls to 73 %"),
+    ):
+        assert row in lab and said in found[f"book/questions/{name}.md"]
 
 
 def phoenix_commands() -> list[tuple[str, list[str]]]:
