@@ -489,6 +489,10 @@ def test_numbers_from_stored_tables_are_those_of_the_tables():
         ("| half of the pairs | 1 | 45 % [32, 58] | 73 % [", "q04_hyperparameters", "unseen pairs falls to 73 %"),
     ):
         assert row in lab and said in found[f"book/questions/{name}.md"]
+    arms = found["book/results/sft_arms.md"]
+    assert "batch 2 | 2.976 | 2.315 |" in arms and "rate 1e-3 | 3.176 | 1.958 |" in arms
+    assert "rank 64 | 3.170 | 1.899 |" in arms and "1 epoch | 2.952 |" in arms
+    assert "from 2.976 to 3.176 and 3.170" in found["book/questions/q04_hyperparameters.md"]
 
 
 def phoenix_commands() -> list[tuple[str, list[str]]]:
