@@ -324,7 +324,7 @@ def _costs(source: Source) -> dict[str, Any]:
     total = sum(minutes.values())
     told = f"{total:.1f} minutes in all, with {machine.get('cores', 'an unknown number of')} CPU cores."
     if str(source.manifests[source.stage]["notes"].get("dtype_reason", "")).startswith("CPU"):
-        euros = total / 60 * cost.HOST_WATTS / 1000 * cost.EUROS_PER_KWH
+        euros = total / 60 * cost.power_price(cost.HOST_WATTS)
         told += (
             f" At an assumed {cost.HOST_WATTS:.0f} W and {cost.EUROS_PER_KWH:.2f} EUR per kWh that is "
             f"{euros:.3f} EUR of electricity."

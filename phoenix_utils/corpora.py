@@ -17,14 +17,17 @@ that a corpus of any size needs the memory of one batch. The shapes they recogni
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 
 from phoenix_utils import layouts
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.sources import json_lines, name_and_split, packaged, raw_rows
+
+Row = TypeVar("Row")
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SEGMENTS = pa.list_(
@@ -123,6 +126,13 @@ def read_preferences(source: str, max_rows: int | None = None, skipped: Counter 
     Arguments and errors are those of :func:`read_chat`; the packaged corpus is "package:preferences".
     """
     yield from _read(source, "preferences", PREFERENCE_HELD_OUT, max_rows, skipped)
+
+
+def spread(rows: Sequence[Row], count: int | None) -> list[Row]:
+    """`count` rows at even steps, so that a few still come from everywhere; all of them for None or too many."""
+    if count is None or count >= len(rows):
+        return list(rows)
+    return [rows[int(step * len(rows) / count)] for step in range(count)]
 
 
 def has_held_out(language: str) -> bool:

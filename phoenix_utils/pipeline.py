@@ -163,7 +163,7 @@ def _check_inputs(plan: Plan) -> None:
         STAGES["translation"].module.check_sources(plan.settings("translation"))
     if "evaluation" in plan.stages:
         # That there is nothing to ask in a language should not be found out after hours of training.
-        if "translation" not in plan.stages or plan.settings("translation").held_out_rows == 0:
+        if "translation" not in plan.stages or not plan.settings("translation").translates_held_out:
             for kind in ("chat", "preferences", "questions"):
                 language = plan.settings("evaluation").language
                 STAGES["evaluation"].module.held_out_rows(kind, language, str(plan.run_dir))

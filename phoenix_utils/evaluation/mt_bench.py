@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import chat, sources
+from phoenix_utils import chat, corpora, sources
 from phoenix_utils.decoding import GenerationParams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation import answers, judge_prompts
@@ -73,9 +73,7 @@ def read_questions(
         raise PhoenixError(f"{source} holds no questions: give FastChat's question.jsonl or a file in its layout")
     if repeated := [id_ for id_, count in Counter(question.id for question in questions).items() if count > 1]:
         raise PhoenixError(f"{source} has the question id {sorted(repeated)[0]!r} more than once: give each its own")
-    if limit is None or limit >= len(questions):
-        return questions
-    return [questions[int(step * len(questions) / limit)] for step in range(limit)]
+    return corpora.spread(questions, limit)
 
 
 def answer(

@@ -137,7 +137,9 @@ def held_out_prompts(language: str, max_prompts: int | None = None, run_dir: str
     if max_prompts is None or max_prompts >= len(conversations) + len(questions):
         return conversations + questions
     from_conversations = max(min((max_prompts + 1) // 2, len(conversations)), max_prompts - len(questions))
-    return _spread(conversations, from_conversations) + _spread(questions, max_prompts - from_conversations)
+    return corpora.spread(conversations, from_conversations) + corpora.spread(
+        questions, max_prompts - from_conversations
+    )
 
 
 def held_out_references(language: str, run_dir: str | None = None) -> list[Prompt]:
@@ -206,8 +208,3 @@ def plain_prompt(messages: Sequence[dict[str, str]], language: str) -> str:
         else:
             text += f"{question}: {message['content']}\n"
     return f"{text}{answer}:\n"
-
-
-def _spread(prompts: list[Prompt], count: int) -> list[Prompt]:
-    """`count` prompts at even steps, so that a small sample still meets every category."""
-    return [prompts[int(step * len(prompts) / count)] for step in range(count)]

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from phoenix_utils.profile import StageSettings
 
+# The project's own benchmarks, which say nothing about another language.
+GERMAN_TASKS = ("phoenix_mc_de", "phoenix_grammar_de")
 # The harness's names for a benchmark of reading that exists, translated by people, in 122 languages.
 BELEBELE = {
     "cs": "ces_Latn",
@@ -66,9 +68,7 @@ class EvaluationSettings(StageSettings):
     mt_bench_questions: int | None = Field(
         0, ge=0, description="how many of them to answer in all their turns; 0 for none, null for all"
     )
-    harness_tasks: list[str] = Field(
-        ["phoenix_mc_de", "phoenix_grammar_de"], description="tasks of lm-evaluation-harness"
-    )
+    harness_tasks: list[str] = Field(list(GERMAN_TASKS), description="tasks of lm-evaluation-harness")
     harness_shots: int | None = Field(None, ge=0, description="examples before each question; null as the task's card")
     harness_limit: int | None = Field(20, ge=1, description="most rows of each task, null for all")
 
@@ -82,8 +82,7 @@ class EvaluationSettings(StageSettings):
 
     def tasks(self) -> list[str]:
         """The harness tasks of the run's language: this project's own are German and say nothing about others."""
-        german = ("phoenix_mc_de", "phoenix_grammar_de")
-        return [name for name in self.harness_tasks if self.language == "de" or name not in german]
+        return [name for name in self.harness_tasks if self.language == "de" or name not in GERMAN_TASKS]
 
     def not_run(self) -> list[str]:
         """One sentence for each thing that a reader might look for in vain."""

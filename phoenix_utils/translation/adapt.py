@@ -293,10 +293,8 @@ def adapt_and_measure(
 def measured_sets(settings: AdaptSettings, chosen: ChosenPairs) -> dict[str, list[tuple[str, str]]]:
     """What is measured: `held_out` paragraphs of unseen pages, and the package's measuring pairs as `project`."""
     sets = {"held_out": [(row.source_text, row.target_text) for row in chosen.held_out]}
-    try:
-        project = corpora.sentence_pairs(settings.source_language, settings.language)
-    except PhoenixError:  # the package has no pairs of these languages
-        project = []
+    languages = settings.source_language, settings.language
+    project = corpora.sentence_pairs(*languages) if corpora.has_sentence_pairs(*languages) else []
     sets["project"] = [(row["source_text"], row["target_text"]) for row in project]
     return {name: rows[: settings.measure_rows] for name, rows in sets.items() if rows}
 

@@ -26,9 +26,7 @@ class Table(NamedTuple):
 
 def tables_of(settings: TranslationSettings) -> dict[str, Table]:
     """The tables of a run by the name of their folder: the two corpora, then what else has to be translated."""
-    if settings.held_out_rows == 0 or corpora.has_held_out(settings.language):
-        return _CORPORA
-    return _CORPORA | _HELD_OUT
+    return _CORPORA | _HELD_OUT if settings.translates_held_out else _CORPORA
 
 
 def _chat_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
@@ -40,23 +38,16 @@ def _preference_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict
 
 
 def _held_out_chat(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
-    yield from map(_with_messages, _spread(corpora.held_out_chat("en"), settings.held_out_rows))
+    yield from map(_with_messages, corpora.spread(corpora.held_out_chat("en"), settings.held_out_rows))
 
 
 def _held_out_preferences(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
-    yield from map(_with_answers, _spread(corpora.held_out_preferences("en"), settings.held_out_rows))
+    yield from map(_with_answers, corpora.spread(corpora.held_out_preferences("en"), settings.held_out_rows))
 
 
 def _held_out_questions(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
-    for row in _spread(corpora.questions("en"), settings.held_out_rows):
+    for row in corpora.spread(corpora.questions("en"), settings.held_out_rows):
         yield row, {f"{name}{place}": text for name in ("turns", "reference") for place, text in enumerate(row[name])}
-
-
-def _spread(rows: list[dict], count: int | None) -> list[dict]:
-    """`count` rows at even steps, so that a few still come from every category."""
-    if count is None or count >= len(rows):
-        return rows
-    return [rows[int(step * len(rows) / count)] for step in range(count)]
 
 
 def _with_messages(row: dict) -> tuple[dict, dict[str, str]]:

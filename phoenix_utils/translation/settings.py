@@ -116,6 +116,13 @@ class TranslationSettings(StageSettings):
         """GPUs that translate, those of all workers together."""
         return self.num_gpus * (self.ray_workers if self.engine == "ray" else 1)
 
+    @property
+    def translates_held_out(self) -> bool:
+        """Whether the run translates what the evaluation asks, since nobody has written it in the language."""
+        from phoenix_utils import corpora  # reading settings should not load pyarrow
+
+        return self.held_out_rows != 0 and not corpora.has_held_out(self.language)
+
     def fingerprint_values(self) -> dict[str, Any]:
         """The values that decide the result; where it is computed, how busily and at what price do not.
 

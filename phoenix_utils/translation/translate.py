@@ -77,7 +77,7 @@ def _assemble(document: Document, translations: list[Translation]) -> str:
 def stage_inputs(settings: TranslationSettings) -> dict[str, Path | str]:
     """What this stage reads, for the manifest: files by their hash, hub datasets by their name."""
     inputs = {"chat": _source(settings.chat), "preferences": _source(settings.preferences)}
-    if not corpora.has_held_out(settings.language) and settings.held_out_rows != 0:
+    if settings.translates_held_out:
         rows = [corpora.held_out_chat("en"), corpora.held_out_preferences("en"), corpora.questions("en")]
         inputs["held_out"] = fingerprint(rows)
     adapter = choose_translator(settings).adapter

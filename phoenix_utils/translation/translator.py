@@ -110,11 +110,11 @@ class Translator:
     @functools.cached_property
     def workers(self) -> RayWorkers | None:
         """Where segments are translated under engine ray, opened on first use; None where this process does it."""
-        from phoenix_utils.ray_workers import RayWorkers
-
         settings = self.settings
         if settings.engine != "ray":
             return None
+        from phoenix_utils.ray_workers import RayWorkers
+
         there = settings.model_copy(update={"engine": settings.ray_engine})
         make = functools.partial(Translator, there, self._engine)
         gpus = settings.num_gpus if settings.ray_engine == "vllm" else 1
