@@ -31,6 +31,8 @@ def prepare(keep_on_drive: bool = False, mount: str = MOUNT) -> None:
     if keep_on_drive:
         sys.modules["google.colab"].drive.mount(mount)
         print(f"results are kept in {link_runs(Path(mount) / 'MyDrive' / 'phoenix' / 'runs')}")
+    else:
+        print("results end with this session, and the next notebook opens another: keep_on_drive = True hands them on")
 
 
 def link_runs(kept: Path) -> Path:

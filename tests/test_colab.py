@@ -100,6 +100,7 @@ def test_a_session_says_which_gpu_it_has_and_leaves_the_drive_alone(tmp_path, mo
     colab.prepare()
     said = capsys.readouterr().out
     assert "Colab with Tesla T4; training computes in float16" in said and "phoenix run colab" in said
+    assert "keep_on_drive = True" in said, "the next notebook's session does not have these results"
     assert not mounted and not list(tmp_path.iterdir())
 
 
