@@ -174,7 +174,9 @@ def test_german_tasks_are_left_out_of_another_language_and_the_report_says_so():
     assert not any("German" in sentence for sentence in german.not_run())
     assert any("belebele_nld_Latn" in sentence for sentence in dutch.not_run())
     assert any("Global-MMLU" in sentence for sentence in other.not_run())
-    assert EvaluationSettings(language="nl", harness_tasks=["belebele_nld_Latn"]).tasks() == ["belebele_nld_Latn"]
+    assert EvaluationSettings(language="nl", harness_tasks=["belebele_nld_Latn", "arc_de"]).tasks() == [
+        "belebele_nld_Latn"
+    ]
 
 
 def test_plain_prompt_is_plain():

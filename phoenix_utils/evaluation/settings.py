@@ -6,7 +6,7 @@ from pydantic import Field
 
 from phoenix_utils.profile import StageSettings
 
-# The project's own benchmarks, which say nothing about another language.
+# The project's own benchmarks.
 GERMAN_TASKS = ("phoenix_mc_de", "phoenix_grammar_de")
 # The harness's names for a benchmark of reading that exists, translated by people, in 122 languages.
 BELEBELE = {
@@ -81,8 +81,8 @@ class EvaluationSettings(StageSettings):
         }
 
     def tasks(self) -> list[str]:
-        """The harness tasks of the run's language: this project's own are German and say nothing about others."""
-        return [name for name in self.harness_tasks if self.language == "de" or name not in GERMAN_TASKS]
+        """The harness tasks without German ones (named `…_de`) where the run is in another language."""
+        return [name for name in self.harness_tasks if self.language == "de" or not name.endswith("_de")]
 
     def not_run(self) -> list[str]:
         """One sentence for each thing that a reader might look for in vain."""
