@@ -136,19 +136,19 @@ def spread(rows: Sequence[Row], count: int | None) -> list[Row]:
 
 
 def has_held_out(language: str) -> bool:
-    """Whether people have written the held-out conversations and pairs, and the questions, in `language`."""
+    """Whether the held-out conversations and pairs, and the questions, are there in `language`."""
     names = ("conversations", "preferences", "questions")
     folder = Path(__file__).parent / "data"
     return language == "en" or all((folder / f"{name}.{language}.jsonl").is_file() for name in names)
 
 
 def held_out_chat(language: str) -> list[dict]:
-    """The held-out packaged conversations, in English ("en") or in a language with a human version."""
+    """The held-out packaged conversations, in English ("en") or in a language with a version of its own."""
     return _held_out("conversations", "chat", CHAT_HELD_OUT, language)
 
 
 def held_out_preferences(language: str) -> list[dict]:
-    """The held-out packaged preference pairs, in English ("en") or in a language with a human version."""
+    """The held-out packaged preference pairs, in English ("en") or in a language with a version of its own."""
     return _held_out("preferences", "preferences", PREFERENCE_HELD_OUT, language)
 
 
@@ -164,7 +164,7 @@ def has_sentence_pairs(source: str, target: str) -> bool:
 
 
 def sentence_pairs(source: str, target: str) -> list[dict]:
-    """Human sentence pairs for measuring a translator: pair_id, source_text, target_text, register, kind.
+    """Sentence pairs for measuring a translator: pair_id, source_text, target_text, register, kind.
 
     Pairs written in the other direction serve too: their sides are swapped.
     """
@@ -181,7 +181,7 @@ def sentence_pairs(source: str, target: str) -> list[dict]:
 
 
 def training_pairs(source: str, target: str) -> list[dict]:
-    """Human sentence pairs to train a translator on; none of them is among :func:`sentence_pairs`."""
+    """Sentence pairs to train a translator on; none of them is among :func:`sentence_pairs`."""
     return [row for _, row in json_lines(packaged(f"pairs_train.{source}-{target}.jsonl"))]
 
 

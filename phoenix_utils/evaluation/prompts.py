@@ -43,7 +43,7 @@ class Prompt:
     """One turn to be answered.
 
     `unit` is the conversation or question it belongs to, `kind` "conversation" or "question", `turn` counts
-    from 0, `messages` end with the user's turn, `reference` is the human answer ("" where there is none).
+    from 0, `messages` end with the user's turn, `reference` is the answer to compare with ("" where there is none).
     """
 
     unit: str
@@ -104,7 +104,7 @@ def preference_pairs(rows: list[dict]) -> list[Pair]:
 
 
 def held_out_rows(kind: str, language: str, run_dir: str | None = None) -> list[dict]:
-    """Held-out rows of `kind` ("chat", "preferences" or "questions") as people wrote them, where the package has them.
+    """Held-out rows of `kind` ("chat", "preferences" or "questions") as the package has them, where it does.
 
     Else those that the run's own translation stage has made from the English ones, without the rows in which a segment
     failed. Raises PhoenixError where there are neither.
@@ -143,7 +143,7 @@ def held_out_prompts(language: str, max_prompts: int | None = None, run_dir: str
 
 
 def held_out_references(language: str, run_dir: str | None = None) -> list[Prompt]:
-    """Every turn of the held-out conversations, whatever `max_prompts` says: answers as people would write them.
+    """Every turn of the held-out conversations, whatever `max_prompts` says: answers as they should be written.
 
     Finding out how likely a model thinks a text is takes one pass, writing an answer takes hundreds: so few prompts
     are answered, and all references are scored. The questions' references are left out: they are keys for a judge (a

@@ -69,13 +69,13 @@ METRICS = {
     "chrf": Metric(
         "chrF against references",
         "high",
-        "overlap of character n-grams with the held-out human answers, 0 to 100; good free answers score low too",
+        "overlap of character n-grams with the held-out reference answers, 0 to 100; good free answers score low too",
         digits=1,
     ),
     "similarity": Metric(
         "Embedding similarity to references",
         "high",
-        "cosine of sentence embeddings of answer and held-out human answer; unrelated texts have about 0.83 "
+        "cosine of sentence embeddings of answer and held-out reference answer; unrelated texts have about 0.83 "
         "already, so only differences say something",
         digits=3,
     ),

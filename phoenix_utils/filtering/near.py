@@ -127,7 +127,7 @@ def _grams(text: str) -> Iterable[tuple[str, ...]]:
 def evaluation_texts(settings: FilteringSettings) -> list[tuple[str, str]]:
     """(name, text) of what the evaluation asks: the two-turn questions, and the held-out conversations' prompts.
 
-    In the target and the source language; a language without questions or a human version has none of its own, and what
+    In the target and the source language; a language without questions or conversations has none of its own, and what
     the run has translated for its evaluation stands here as its English original. Then
     those of `evaluation_questions`; raises PhoenixError where a row of it holds no `turns` (or `prompt`).
     """
@@ -145,7 +145,7 @@ def evaluation_texts(settings: FilteringSettings) -> list[tuple[str, str]]:
             for row in corpora.held_out_chat(language):
                 found.append((f"held-out {row['prompt_id']} ({language})", row["messages"][0]["content"]))
         except PhoenixError:
-            pass  # nor a human version
+            pass  # nor conversations
     return found
 
 

@@ -1,6 +1,6 @@
 """What the translation stage translates: the two corpora, and what the evaluation asks where nobody has written it.
 
-The package holds the evaluation's conversations, pairs and questions in German as people wrote them. For another
+The package holds the evaluation's conversations, pairs and questions in German, written and not translated. For another
 language they are translated here like everything else, into tables of their own, and the evaluation says that its
 references are a machine's.
 """

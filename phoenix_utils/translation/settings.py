@@ -127,7 +127,7 @@ class TranslationSettings(StageSettings):
         """The values that decide the result; where it is computed, how busily and at what price do not.
 
         So a run may begin on one machine and go on under Ray, or the other way round. Nor does `held_out_rows` where
-        people wrote the evaluation and nothing of it is translated.
+        the package has the evaluation and nothing of it is translated.
         """
         from phoenix_utils import corpora  # reading settings should not load pyarrow
 
