@@ -2,7 +2,7 @@
 PYTHON      ?= python3
 CONSTRAINTS ?= constraints/cpu.txt
 EXTRAS      ?= book,notebooks,dev
-# Address of a package index that offers PyTorch's CPU build; README.md says where to read it.
+# Address of a package index that offers PyTorch's CPU build; book/setup.md says where to read it.
 TORCH_INDEX ?=
 # The run that `make book` shows, and further words for `phoenix run mini` in `make mini`.
 RUN         ?= runs/mini
