@@ -393,7 +393,7 @@ def test_numbers_worked_out_on_the_pages_are_what_the_code_gives(monkeypatch):
         "book/deep/lora_memory.md": [
             f"{lora:,} trained",
             f"16\nbytes a parameter: {full['weights'] + full['gradients'] + full['optimizer']:.0f} GB",
-            f"16 bits: {qlora['weights']:.1f} GB",
+            f"adapter 0.2: {qlora['weights']:.1f} GB",
             f"{7.24e9 * 2 / 2**30:.1f} GB",
         ],
         "book/at_scale.md": [
@@ -410,7 +410,7 @@ def test_numbers_worked_out_on_the_pages_are_what_the_code_gives(monkeypatch):
             f"{12 * 7.24:.0f} GB",
             f"one in {scale.GPU_HOURS_BETWEEN_FAILURES:,.0f} card hours",
             f"meet {scale.paper_plans(10, 8)[0].gpu_hours / 24:.0f} of them",
-            f"is {4 * 0.133e9 * 330 / 1e12:.2f} × 10¹² operations",
+            f"is {4 * memory.EMBEDDED['parameters_b'] * 1e9 * 330 / 1e12:.2f} × 10¹² operations",
             *(
                 f"| {row['stage']}, 8 cards | " + " | ".join(list(row.values())[3:]) + " |"
                 for times in (1, 10)
