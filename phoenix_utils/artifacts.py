@@ -55,6 +55,14 @@ def resolve_run_dir(run_dir: str) -> Path:
     return path if path.is_absolute() else (project_root() or Path.cwd()) / path
 
 
+def data_folder(name: str) -> Path:
+    """`profiles` or `notebooks` of the checkout that the package or the working directory belongs to."""
+    for root in (Path(__file__).resolve().parent.parent, project_root()):
+        if root is not None and (root / name).is_dir():
+            return root / name
+    raise PhoenixError(f"the folder {name!r} was not found: run from a checkout of the project")
+
+
 def stage_path(run_dir: str, stage: str) -> Path:
     """The folder of a stage's products, for example `runs/mini/03_sft`."""
     return resolve_run_dir(run_dir) / STAGE_FOLDERS[stage]

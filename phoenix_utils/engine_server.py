@@ -19,7 +19,7 @@ import httpx
 
 from phoenix_utils import decoding
 from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import ChatPrompts, adds_bos, common_prefix, encode_prompts, refuse_beams
+from phoenix_utils.engine_inputs import ChatPrompts, adds_bos, common_prefix, encode_prompts, refuse_beams
 from phoenix_utils.errors import RESUMES, PhoenixError
 
 Result = TypeVar("Result")

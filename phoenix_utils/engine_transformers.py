@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from phoenix_utils import decoding, scoring
 from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts
+from phoenix_utils.engine_inputs import ChatPrompts, common_prefix, encode_prompts
 
 # Tokens that go through the model at once where text is only read: more are no faster, and need more padding.
 READ_TOKENS = 1024

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from phoenix_utils import decoding
 from phoenix_utils.artifacts import read_json
 from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts, refuse_beams
+from phoenix_utils.engine_inputs import ChatPrompts, common_prefix, encode_prompts, refuse_beams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import choose_dtype, describe
 

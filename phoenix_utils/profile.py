@@ -13,6 +13,7 @@ import html
 import math
 import re
 import typing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,6 +87,20 @@ class Profile(Strict):
     description: str
     hardware: HardwareNeeds
     stages: dict[str, StageSettings]
+
+
+@dataclass
+class Plan:
+    """A validated run: the profile's settings with overrides, and which stages to run."""
+
+    profile: Profile
+    run_dir: Path
+    stages: list[str]
+    problems: list[str] = field(default_factory=list)
+
+    def settings(self, stage: str) -> StageSettings:
+        """The settings of one stage, run directory included."""
+        return self.profile.stages[stage]
 
 
 def build_settings(model: type[Strict], values: dict[str, Any], prefix: str = "") -> Any:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import phoenix
 
-from phoenix_utils import corpora, models, pipeline
+from phoenix_utils import artifacts, corpora, models, pipeline
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import Hardware
 from phoenix_utils.profile import GpuName, HardwareNeeds
@@ -244,6 +244,6 @@ def test_check_prints_it_and_takes_a_price_on_the_command_line(tmp_path):
 
 
 def test_profiles_for_a_gpu_name_it():
-    for path in sorted(pipeline.data_folder("profiles").glob("*.yaml")):
+    for path in sorted(artifacts.data_folder("profiles").glob("*.yaml")):
         needs = yaml.safe_load(path.read_text(encoding="utf-8")).get("hardware", {})
         assert needs.get("device") != "cuda" or cost.gpu_offer(needs["gpu"]).memory_gb >= needs["gpu_memory_gb"]
