@@ -113,6 +113,19 @@ def test_no_two_modules_need_each_other():
     graphlib.TopologicalSorter(arrows()).prepare()  # a circle is a CycleError that names its modules
 
 
+@pytest.mark.parametrize("folder", ["phoenix_utils", "benchmarks", "book"])
+def test_modules_have_400_lines_and_functions_60_at_most(folder):
+    found = []
+    for path in (path for path in project_files() if path.suffix == ".py" and ROOT / folder in path.parents):
+        text = path.read_text(encoding="utf-8")
+        places = [(path.name, text.count("\n"), 400)]
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                places.append((f"{path.name}, {node.name}", node.end_lineno - node.lineno + 1, 60))
+        found += [f"{place}: {lines} lines" for place, lines, most in places if lines > most]
+    assert found == []
+
+
 @pytest.mark.parametrize("path", SETS)
 def test_constraints_pin_every_declared_dependency_within_its_range(path):
     pinned = pins(path)
