@@ -155,8 +155,7 @@ def _add_stage_command(stage: str) -> None:
         from phoenix_utils import pipeline
 
         plan = pipeline.make_plan(profile, overrides, out, only=stage, redo=redo)
-        if plan.problems:
-            raise PhoenixError(f"profile {plan.profile.name!r} cannot run here: it " + "; it ".join(plan.problems))
+        plan.refuse_problems()
         pipeline.STAGES[stage].module.run(plan.settings(stage))
         print(f"{stage}: {stage_path(str(plan.run_dir), stage)}")
 

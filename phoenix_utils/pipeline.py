@@ -192,8 +192,7 @@ def execute(plan: Plan, say: Callable[[str], None], show_line: Callable[[str], N
     Raises PhoenixError where the machine cannot run the plan or the run directory is another run's, StageFailed
     where a notebook fails; the failed notebook is kept among the executed ones.
     """
-    if plan.problems:
-        raise PhoenixError(f"profile {plan.profile.name!r} cannot run here: it " + "; it ".join(plan.problems))
+    plan.refuse_problems()
     for name in plan.stages:
         execute_stage(name, plan.settings(name), say, show_line)
 

@@ -52,6 +52,11 @@ class StageSettings(Strict):
         """Build the settings from the variables of a notebook's parameters cell (pass `globals()`)."""
         return build_settings(cls, {name: namespace[name] for name in cls.model_fields if name in namespace})
 
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target language."""
+        return self.source_language, self.language
+
     def fingerprint_values(self) -> dict[str, Any]:
         """The values that decide the result; `run_dir` and `redo` do not."""
         return {key: value for key, value in self.model_dump().items() if key not in UNHASHED_KEYS}
@@ -101,6 +106,11 @@ class Plan:
     def settings(self, stage: str) -> StageSettings:
         """The settings of one stage, run directory included."""
         return self.profile.stages[stage]
+
+    def refuse_problems(self) -> None:
+        """Raise PhoenixError where the machine lacks something that the run needs."""
+        if self.problems:
+            raise PhoenixError(f"profile {self.profile.name!r} cannot run here: it " + "; it ".join(self.problems))
 
 
 def build_settings(model: type[Strict], values: dict[str, Any], prefix: str = "") -> Any:

@@ -30,7 +30,7 @@ def sample_answers(
     from phoenix_utils.engine_transformers import TransformersEngine
     from phoenix_utils.engines import GenerationParams
 
-    languages = (settings.source_language, settings.language)
+    languages = settings.languages
     folders = {stage: trained_folder(settings.run_dir, stage) for stage in stages if stage != "base"}
     template = trained_folder(settings.run_dir, "sft")
     tokenizer = chat.saved_tokenizer(template, settings.model, languages)
@@ -56,11 +56,10 @@ def sample_answers(
 
 def trained_folder(run_dir: str, stage: str) -> Path:
     """Where a training stage has left its weights: `adapter`, or `model` after full fine-tuning."""
-    folder = artifacts.stage_path(run_dir, stage)
-    found = [folder / name for name in ("adapter", "model") if (folder / name).is_dir()]
-    if not found:
-        raise PhoenixError(f"{folder} holds no trained weights: run the {stage} stage first")
-    return found[0]
+    found = artifacts.trained_weights(artifacts.stage_path(run_dir, stage))
+    if not found.is_dir():
+        raise PhoenixError(f"{found.parent} holds no trained weights: run the {stage} stage first")
+    return found
 
 
 def samples_html(rows: Sequence[dict[str, Any]]) -> str:

@@ -90,7 +90,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
 
 def token_counter(settings: FilteringSettings) -> Callable[[list[dict]], int]:
     """A function that counts a conversation's tokens in the student's chat template."""
-    languages = (settings.source_language, settings.language)
+    languages = settings.languages
     tokenizer = chat.apply_template(models.load_tokenizer(settings.model, languages))
 
     def count(messages: list[dict]) -> int:
@@ -131,7 +131,7 @@ def length_centre(settings: FilteringSettings, inputs: dict[str, Path], least: i
     What is known from human pairs where there are some (`lexicon.length_centre`); else the median of the run's own
     texts, within 2/3 and 3/2, so that a corpus of broken translations cannot call itself normal.
     """
-    known = lexicon.length_centre(settings.source_language, settings.language)
+    known = lexicon.length_centre(*settings.languages)
     if known is not None:
         return known
     ratios = []

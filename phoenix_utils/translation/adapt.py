@@ -134,7 +134,7 @@ def adapt_and_measure(
 def measured_sets(settings: AdaptSettings, chosen: ChosenPairs) -> dict[str, list[tuple[str, str]]]:
     """What is measured: `held_out` paragraphs of unseen pages, and the package's measuring pairs as `project`."""
     sets = {"held_out": [(row.source_text, row.target_text) for row in chosen.held_out]}
-    languages = settings.source_language, settings.language
+    languages = settings.languages
     project = corpora.sentence_pairs(*languages) if corpora.has_sentence_pairs(*languages) else []
     sets["project"] = [(row["source_text"], row["target_text"]) for row in project]
     return {name: rows[: settings.measure_rows] for name, rows in sets.items() if rows}
@@ -182,7 +182,7 @@ def _adapted(settings: AdaptSettings, adapter: Path) -> Translator:
 def _train(settings: AdaptSettings, stage: artifacts.StageRun, chosen: ChosenPairs) -> dict[str, Any]:
     if (stage.folder / "adapter").is_dir():  # an earlier attempt got so far and was cut off while measuring
         return artifacts.read_json(stage.folder / "metrics.json")
-    languages = (settings.source_language, settings.language)
+    languages = settings.languages
     tokenizer = models.load_tokenizer(settings.model, languages)
     dataset, monolingual, too_long = training_rows(chosen, tokenizer, settings)
     stage.count("rows_too_long", too_long)
@@ -216,12 +216,10 @@ def build_trainer(
 ) -> Trainer:
     """TRL's trainer with a fresh adapter on the base model."""
     machine = hardware.describe()
-    dtype = training.resolve_dtype(settings.dtype, machine)
-    stage.note("dtype", dtype.name)
-    stage.note("dtype_reason", dtype.reason)
+    dtype = training.noted_dtype(settings, stage, machine)
     # The adapter's start is random: without the seed here, two runs of the same settings would differ.
     torch.manual_seed(settings.seed)
-    languages = (settings.source_language, settings.language)
+    languages = settings.languages
     weights = training.weights_dtype("lora", dtype.name, machine.device)
     model = models.load_model(settings.model, languages, dtype=weights)
     arguments = training.trainer_arguments(settings, stage.folder, BatchPlan(1, 1), dtype, machine)

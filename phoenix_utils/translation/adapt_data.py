@@ -45,7 +45,7 @@ def choose_pairs(settings: AdaptSettings) -> ChosenPairs:
     was trained on. Raises PhoenixError where a source holds no usable pair, with the first row's fault.
     """
     chosen, rng = ChosenPairs(), random.Random(settings.seed)
-    languages = settings.source_language, settings.language
+    languages = settings.languages
     pool: list[ParallelRow] = []
     for name in settings.pairs:
         kept = 0
@@ -105,7 +105,7 @@ def training_rows(chosen: ChosenPairs, tokenizer: Any, settings: AdaptSettings) 
 
     Raises PhoenixError where the tokenizer spells the target language in single bytes: the model never learnt it.
     """
-    languages = settings.source_language, settings.language
+    languages = settings.languages
     rows = []
     for text in chosen.monolingual:
         ids = tokenizer(flat(text))["input_ids"] + [tokenizer.eos_token_id]
