@@ -57,7 +57,7 @@ def _run_or_share(cell: Cell, stage: str, made: dict[str, Cell], say: Callable, 
     other = made.setdefault(key, cell)
     if other is not cell:
         if other.failure and not pipeline.is_done(stage, other.plan.settings(stage)):
-            raise PhoenixError(f"{stage} is the same as in {other.plan.run_dir.name}, where it failed")
+            raise PhoenixError(f"{stage} is the same as in {other.plan.run_dir.name}, where it failed: mend that one")
         cell.shared.append(stage)
         # What has been begun here is the runner's: it resumes it, or refuses where it is of other settings.
         if not (artifacts.stage_path(settings.run_dir, stage) / "manifest.json").is_file():

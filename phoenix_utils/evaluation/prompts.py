@@ -120,7 +120,7 @@ def held_out_rows(kind: str, language: str, run_dir: str | None = None) -> list[
     found = [row for row in read_rows(folder) if row["good"]] if folder and folder.is_dir() else []
     if not found:
         raise PhoenixError(
-            f"There is nothing to ask in {language!r}: the package has held-out rows in English and German, and "
+            f"there is nothing to ask in {language!r}: the package has held-out rows in English and German, and "
             f"{folder or 'no run'} holds no translated ones; run the translation stage with "
             "translation.held_out_rows above 0"
         )
