@@ -174,6 +174,9 @@ def test_a_run_that_is_cut_off_ends_with_the_same_adapter(chosen_settings, tmp_p
 
 
 def test_products_of_a_run(chosen_settings):
+    source = "Open the menu and choose Save."
+    with open(chosen_settings.pairs[0], "a", encoding="utf-8") as file:
+        file.write(f"page x\t{source}\t{source}\n")
     scores = adapt.adapt_and_measure(chosen_settings)
     folder = artifacts.stage_path(chosen_settings.run_dir, "adapt")
     assert set(scores) == {"training", "held_out", "project", "signatures"}
@@ -182,11 +185,11 @@ def test_products_of_a_run(chosen_settings):
     assert [row["set"] for row in measured] == ["held_out"] * 3 + ["project"] * 3
     lineage = models.read_lineage(folder / "adapter")
     assert (lineage["prompt"], lineage["languages"], lineage["seed"]) == ("alma", ["en", "de"], 42)
-    assert all(
-        set(row) == {"rule", "reason", "source", "target"} for row in tables.read_lines(folder / "rejected.jsonl")
-    )
     assert not (folder / "checkpoints").exists()
     manifest = json.loads((folder / "manifest.json").read_text())
+    [rejected] = tables.read_lines(folder / "rejected.jsonl")
+    assert set(rejected) == {"rule", "reason", "source", "target"} and rejected["source"] == source
+    assert manifest["counts"]["rejected"] == 1
     assert manifest["counts"]["other"] == 20 and manifest["inputs"]["pairs_1"].startswith("sha256:")
 
 

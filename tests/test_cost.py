@@ -245,6 +245,9 @@ def test_check_prints_it_and_takes_a_price_on_the_command_line(tmp_path):
 
 
 def test_profiles_for_a_gpu_name_it():
-    for path in sorted(artifacts.data_folder("profiles").glob("*.yaml")):
-        needs = yaml.safe_load(path.read_text(encoding="utf-8")).get("hardware", {})
-        assert needs.get("device") != "cuda" or cost.gpu_offer(needs["gpu"]).memory_gb >= needs["gpu_memory_gb"]
+    paths = artifacts.data_folder("profiles").glob("*.yaml")
+    needs = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("hardware", {}) for path in paths}
+    on_gpus = {name: found for name, found in needs.items() if found.get("device") == "cuda"}
+    assert {"colab", "single_gpu", "paper"} == set(on_gpus)
+    for found in on_gpus.values():
+        assert cost.gpu_offer(found["gpu"]).memory_gb >= found["gpu_memory_gb"]

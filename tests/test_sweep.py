@@ -85,10 +85,11 @@ def test_equal_settings_and_inputs_have_equal_keys_and_no_others(tmp_path):
 
 
 def test_the_shipped_labs_are_valid():
-    for path in sorted((ROOT / "profiles" / "sweeps").glob("*.yaml")):
+    paths = sorted((ROOT / "profiles" / "sweeps").glob("*.yaml"))
+    assert "ablations" in {path.stem for path in paths}
+    for path in paths:
         cells = sweep_cells.make_cells(sweep_cells.load_sweep(path), Path("/nowhere"))
         assert len({cell.keys["translation"] for cell in cells}) == 1, "one translation for the whole lab"
-        assert {"base", "sft", "dpo"} >= {cell.model for cell in cells}
 
 
 def test_an_interval_over_seeds_is_students():
