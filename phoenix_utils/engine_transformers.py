@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from phoenix_utils import decoding, engine_scoring
-from phoenix_utils.decoding import Completion, GenerationParams
+from phoenix_utils.decoding import Completion, GenerationParams, OnBatch
 from phoenix_utils.engine_inputs import ChatPrompts, common_prefix, encode_prompts
 
 # Tokens that go through the model at once where text is only read: more are no faster, and need more padding.
@@ -39,10 +39,7 @@ class TransformersEngine(ChatPrompts):
             model.set_attn_implementation(kv_cache.NAME)
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        params: GenerationParams,
-        on_batch: Callable[[list[int], list[Completion]], None] | None = None,
+        self, prompts: Sequence[str], params: GenerationParams, on_batch: OnBatch | None = None
     ) -> list[Completion]:
         """Complete each prompt (see Engine); results come in the order of `prompts`."""
         import torch

@@ -7,21 +7,18 @@ An engine has two methods, `generate(prompts, params) -> [Completion]` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from phoenix_utils.decoding import Completion, GenerationParams
+from phoenix_utils.decoding import Completion, GenerationParams, OnBatch
 
 
 class Engine(Protocol):
     """What translation, filtering and evaluation ask of a model."""
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        params: GenerationParams,
-        on_batch: Callable[[list[int], list[Completion]], None] | None = None,
+        self, prompts: Sequence[str], params: GenerationParams, on_batch: OnBatch | None = None
     ) -> list[Completion]:
         """Complete each prompt; `on_batch(indices, completions)` is called as soon as a batch is done."""
 

@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.html_table import html_table
 
 SHARED_KEYS = ("language", "source_language", "model", "seed")
 # How a run is carried out, not what it computes: these never make an earlier result "another run's".
@@ -62,12 +63,15 @@ class StageSettings(Strict):
         return {key: value for key, value in self.model_dump().items() if key not in UNHASHED_KEYS}
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td><code>{name}</code></td><td><code>{html.escape(repr(getattr(self, name)))}</code></td>"
-            f"<td style='text-align:left'>{html.escape(field.description or '')}</td></tr>"
+        rows = (
+            (
+                f"<code>{name}</code>",
+                f"<code>{html.escape(repr(getattr(self, name)))}</code>",
+                html.escape(field.description or ""),
+            )
             for name, field in type(self).model_fields.items()
         )
-        return f"<table><tr><th>setting</th><th>value</th><th>meaning</th></tr>{rows}</table>"
+        return html_table(("setting", "value", "meaning"), rows)
 
 
 class HardwareNeeds(Strict):

@@ -113,6 +113,12 @@ def test_no_two_modules_need_each_other():
     graphlib.TopologicalSorter(arrows()).prepare()  # a circle is a CycleError that names its modules
 
 
+def test_the_guide_places_every_module_of_the_upper_floors_and_the_ground():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    missing = {name for name in arrows() if "." not in name} - set(re.findall(r"`(\w+)/?`", guide))
+    assert not missing, f"CONTRIBUTING.md, 'How the house is built', does not say where {sorted(missing)} stand"
+
+
 @pytest.mark.parametrize("folder", ["phoenix_utils", "benchmarks", "book"])
 def test_modules_have_400_lines_and_functions_60_at_most(folder):
     found = []
