@@ -11,7 +11,7 @@ from pathlib import Path
 
 import results  # benchmarks/results.py, beside this file
 
-from phoenix_utils import sweep, sweep_table
+from phoenix_utils import sweep, sweep_cells, sweep_table
 
 LAB = results.ROOT / "profiles" / "sweeps" / "ablations.yaml"
 
@@ -19,9 +19,9 @@ LAB = results.ROOT / "profiles" / "sweeps" / "ablations.yaml"
 def main() -> int:
     """Run what is missing, then write the table; 1 where a cell failed."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else LAB
-    asked, started = sweep.load_sweep(path), time.monotonic()
+    asked, started = sweep_cells.load_sweep(path), time.monotonic()
     cells = sweep.run_sweep(asked, lambda line: print(line, flush=True))
-    ran, saved = sweep.seconds_run(cells) / 60, sweep.seconds_saved(cells) / 60
+    ran, saved = sweep_cells.seconds_run(cells) / 60, sweep_cells.seconds_saved(cells) / 60
     lines = sweep_table.table_lines(asked, cells)
     failed = [f"{cell.plan.run_dir.name} failed: {cell.failure}" for cell in cells if cell.failure]
     note = f"{sweep_table.NOTE} The stages took {ran:.0f} minutes; sharing equal stages saved {saved:.0f} minutes."

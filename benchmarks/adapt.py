@@ -62,6 +62,15 @@ def plain_batches(translator: Translator, segments: list[str], rows: int = 32) -
     return sum(map(len, segments)) / (time.monotonic() - started)
 
 
+def print_scores(found: dict[tuple[str, str], dict]) -> None:
+    """One line for each condition and set."""
+    print(f"{'':16}{'set':9}{'n':>4}  {'chrF':22}{'BLEU':22}copied  loops  cut off  wrong language")
+    for (name, kind), scores in found.items():
+        chrf, bleu = (f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}]" for s in (scores["chrf"], scores["bleu"]))
+        shares = "  ".join(f"{scores[key]['value']:6.2%}" for key in ("copied", "loop", "truncated", "wrong_language"))
+        print(f"{name:16}{kind:9}{scores['chrf']['n']:>4}  {chrf:22}{bleu:22}{shares}")
+
+
 def main() -> None:
     """Translate everything under three conditions and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -88,16 +97,9 @@ def main() -> None:
                 speed[name] = characters / (time.monotonic() - started)
             for kind, rows in sets.items():
                 found[name, kind] = measure.scores(rows, hypotheses[name][kind], "de", "en")
-    print(f"{'':16}{'set':9}{'n':>4}  {'chrF':22}{'BLEU':22}copied  loops  cut off  wrong language")
-    for (name, kind), scores in found.items():
-        chrf, bleu = (f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}]" for s in (scores["chrf"], scores["bleu"]))
-        shares = "  ".join(f"{scores[key]['value']:6.2%}" for key in ("copied", "loop", "truncated", "wrong_language"))
-        print(f"{name:16}{kind:9}{scores['chrf']['n']:>4}  {chrf:22}{bleu:22}{shares}")
-    gains = {
-        kind: measure.chrf_gain(rows, hypotheses["few-shot base"][kind], hypotheses["adapter"][kind])
-        for kind, rows in sets.items()
-    }
-    for kind, gain in gains.items():
+    print_scores(found)
+    for kind, rows in sets.items():
+        gain = measure.chrf_gain(rows, hypotheses["few-shot base"][kind], hypotheses["adapter"][kind])
         print(f"chrF above few-shot, {kind}: {_shown(gain)}")
     ratio = speed["adapter"] / speed["few-shot base"]
     with training.quiet():

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import results  # benchmarks/results.py, beside this file
 from own_process import own_process  # benchmarks/own_process.py, beside this file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -199,14 +200,9 @@ def levers(folder: Path, arguments: argparse.Namespace) -> dict:
     for number, (name, off) in enumerate({"ours": {}, **LEVERS}.items()):
         run_dir = copy_run(arguments.run, folder / f"lever_{number}")
         found[name] = arm("train", run_dir=str(run_dir), max_pairs=arguments.lever_pairs, **off)
-    ours, figures = found.pop("ours"), {}
+    ours = found.pop("ours")
     print(f"\n{arguments.lever_pairs} pairs without one lever: pairs/s, ours faster by, peak, ours smaller by")
-    for name, result in found.items():
-        speed, memory = rate(ours, "cpu_seconds") / rate(result, "cpu_seconds"), ours["peak_gb"] / result["peak_gb"]
-        print(f"{name:26}{rate(result):6.2f}  {speed:5.2f}x {result['peak_gb']:6.2f} GB  {memory:5.2f}x")
-        key = name.replace(" ", "_").replace("'", "").lower()
-        figures |= {f"speed_against_{key}": speed, f"memory_against_{key}": memory}
-    return figures
+    return results.without_one(ours, found, rate)
 
 
 def prepare_plain(folder: Path, arguments: argparse.Namespace) -> Path:

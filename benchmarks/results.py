@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,3 +34,17 @@ def shown(cell: dict, digits: int = 1) -> str:
     """A value with its interval, for example `46.1 [44.6, 47.5]`."""
     value, low, high = (f"{cell[name]:.{digits}f}" for name in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
+
+
+def without_one(ours: dict, without: dict[str, dict], rate: Callable[..., float]) -> dict[str, float]:
+    """One line for each part that was left out: its rate and peak, and how much faster and smaller ours is.
+
+    `rate(found, clock)` is what a run trains in a second of that clock. Returns the ratios as figures.
+    """
+    figures = {}
+    for name, found in without.items():
+        speed, memory = rate(ours, "cpu_seconds") / rate(found, "cpu_seconds"), ours["peak_gb"] / found["peak_gb"]
+        print(f"{name:26}{rate(found):6.2f}  {speed:5.2f}x {found['peak_gb']:6.2f} GB  {memory:5.2f}x")
+        key = name.replace(" ", "_").replace("'", "").lower()
+        figures |= {f"speed_against_{key}": speed, f"memory_against_{key}": memory}
+    return figures

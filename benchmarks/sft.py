@@ -15,6 +15,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import results  # benchmarks/results.py, beside this file
 from own_process import own_process  # benchmarks/own_process.py, beside this file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,15 +221,10 @@ def parts(folder: Path) -> dict:
         run_dir.mkdir()
         (run_dir / "02_filtering").symlink_to(folder / "short" / "02_filtering")
         found[part] = arm("train", run_dir=str(run_dir), part=part)
-    ours, figures = found.pop("ours"), {}
+    ours = found.pop("ours")
     print(f"\nwithout one part, {SHORT_ROWS} rows: rows/s, and how much faster and larger ours is")
-    print(f"{'ours':24}{rate(ours):6.2f}         {ours['peak_gb']:6.2f} GB")
-    for part, result in found.items():
-        speed, memory = rate(ours, "cpu_seconds") / rate(result, "cpu_seconds"), ours["peak_gb"] / result["peak_gb"]
-        print(f"{part:24}{rate(result):6.2f}  {speed:5.2f}x {result['peak_gb']:6.2f} GB  {memory:5.2f}x")
-        key = part.replace(" ", "_").replace("'", "").lower()
-        figures |= {f"speed_against_{key}": speed, f"memory_against_{key}": memory}
-    return figures
+    print(f"{'ours':26}{rate(ours):6.2f}         {ours['peak_gb']:6.2f} GB")
+    return results.without_one(ours, found, rate)
 
 
 def estimates(folder: Path) -> dict:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from phoenix_utils import hardware, pipeline
-from phoenix_utils.artifacts import STAGE_FOLDERS, read_json
+from phoenix_utils.artifacts import STAGE_FOLDERS, data_folder, read_json
 from phoenix_utils.profile import Profile, find_profile, load_profile
 from phoenix_utils.translation import cost, forecast
 
@@ -76,7 +76,7 @@ def minutes(stage: str, run: Path, adapt: Path) -> str:
         return f"{measured}; the full run behind the packaged adapter took 22 on two CPU cores, says its card"
     found = {}
     for name in PROFILES[1:]:
-        profile = load_profile(find_profile(name, [pipeline.data_folder("profiles")]), pipeline.settings_models())
+        profile = load_profile(find_profile(name, [data_folder("profiles")]), pipeline.settings_models())
         found[name] = estimate(stage, profile)
     if None in found.values():
         return f"`mini` {measured}; nobody has timed {', '.join(f'`{name}`' for name in found)}"

@@ -16,7 +16,7 @@ from pathlib import Path
 import typer
 
 from phoenix_utils import pipeline
-from phoenix_utils.artifacts import STAGE_FOLDERS, read_json
+from phoenix_utils.artifacts import STAGE_FOLDERS, data_folder, read_json
 from phoenix_utils.cli import app
 from phoenix_utils.profile import HardwareNeeds, StageSettings, Strict, load_profile, shipped_profiles
 
@@ -73,7 +73,7 @@ def settings_page() -> str:
 
 
 def _profiles() -> list[Path]:
-    shipped = shipped_profiles(pipeline.data_folder("profiles"))
+    shipped = shipped_profiles(data_folder("profiles"))
     return sorted(shipped, key=lambda path: (*PROFILES, path.stem).index(path.stem))
 
 

@@ -40,9 +40,9 @@ STAGE_FOLDERS = {
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "bitsandbytes", "ray")
 
 
-def project_root(start: Path | None = None) -> Path | None:
-    """The checkout that `start` (the working directory) lies in, or None outside one."""
-    start = (start or Path.cwd()).resolve()
+def project_root() -> Path | None:
+    """The checkout that the working directory lies in, or None outside one."""
+    start = Path.cwd().resolve()
     for folder in (start, *start.parents):
         if (folder / "_config.yml").is_file() and (folder / "phoenix_utils").is_dir():
             return folder
@@ -55,9 +55,22 @@ def resolve_run_dir(run_dir: str) -> Path:
     return path if path.is_absolute() else (project_root() or Path.cwd()) / path
 
 
+def data_folder(name: str) -> Path:
+    """`profiles` or `notebooks` of the checkout that the package or the working directory belongs to."""
+    for root in (Path(__file__).resolve().parent.parent, project_root()):
+        if root is not None and (root / name).is_dir():
+            return root / name
+    raise PhoenixError(f"the folder {name!r} was not found: run from a checkout of the project")
+
+
 def stage_path(run_dir: str, stage: str) -> Path:
     """The folder of a stage's products, for example `runs/mini/03_sft`."""
     return resolve_run_dir(run_dir) / STAGE_FOLDERS[stage]
+
+
+def trained_weights(folder: Path) -> Path:
+    """What a training stage's folder holds: `adapter`, or `model` after full fine-tuning."""
+    return folder / ("model" if (folder / "model").is_dir() else "adapter")
 
 
 def stored_result(name: str) -> str:

@@ -53,6 +53,17 @@ def plan_steps(rows: int, global_batch: int, num_train_epochs: float) -> int:
     return math.ceil(math.ceil(rows / global_batch) * num_train_epochs)
 
 
+def held_out_count(rows: int, eval_share: float, what: str) -> int:
+    """How many of `rows` are only measured; `what` names them. Raises PhoenixError where one side would be empty."""
+    count = round(rows * eval_share)
+    if not 0 < count < rows:
+        raise PhoenixError(
+            f"eval_share {eval_share:g} of {rows} {what} sets {count} aside; choose one that leaves at least one to "
+            "measure on and one to train on"
+        )
+    return count
+
+
 def device_count(hardware: Hardware) -> int:
     """Devices that this run trains on: the processes of `accelerate launch`, else one.
 

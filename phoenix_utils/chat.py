@@ -189,7 +189,9 @@ def loss_mask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
     answers = [m["content"] for m in messages if m["role"] == "assistant"]
     if not answers or not all(answer.strip() for answer in answers):
         what = "an empty assistant turn" if answers else "no assistant turn"
-        raise PhoenixError(f"a conversation has {what}, so there is nothing to learn from it: {_begin(messages)}")
+        raise PhoenixError(
+            f"a conversation has {what}, so there is nothing to learn from it; drop the row: {_begin(messages)}"
+        )
     encoded = tokenizer.apply_chat_template(
         escape_messages(tokenizer, messages),
         chat_template=_template(tokenizer),

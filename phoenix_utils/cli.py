@@ -136,7 +136,7 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
 def doctor() -> None:
     """Say what this machine is, which dtype it trains in and why, and which profiles it can run."""
     from phoenix_utils import hardware, pipeline
-    from phoenix_utils.artifacts import installed_versions
+    from phoenix_utils.artifacts import data_folder, installed_versions
     from phoenix_utils.profile import shipped_profiles
 
     machine = hardware.describe()
@@ -145,7 +145,7 @@ def doctor() -> None:
     print(f"dtype: {choice.name} ({choice.reason})")
     for package, version in installed_versions().items():
         print(f"{package}: {version}")
-    for path in shipped_profiles(pipeline.data_folder("profiles")):
+    for path in shipped_profiles(data_folder("profiles")):
         problems = pipeline.make_plan(path.stem).problems
         print(f"profile {path.stem}: {'; '.join(problems) or 'can run'}")
 
@@ -155,8 +155,7 @@ def _add_stage_command(stage: str) -> None:
         from phoenix_utils import pipeline
 
         plan = pipeline.make_plan(profile, overrides, out, only=stage, redo=redo)
-        if plan.problems:
-            raise PhoenixError(f"profile {plan.profile.name!r} cannot run here: it " + "; it ".join(plan.problems))
+        plan.refuse_problems()
         pipeline.STAGES[stage].module.run(plan.settings(stage))
         print(f"{stage}: {stage_path(str(plan.run_dir), stage)}")
 
@@ -230,15 +229,15 @@ def sweep(
     """Run every cell of a grid of settings, sharing equal stages; a failing cell does not stop the others."""
     from pathlib import Path
 
-    from phoenix_utils import pipeline, sweep, sweep_table
+    from phoenix_utils import pipeline, sweep, sweep_cells, sweep_table
 
     started = time.monotonic()
-    asked = sweep.load_sweep(Path(file))
+    asked = sweep_cells.load_sweep(Path(file))
     cells = sweep.run_sweep(asked, lambda line: print(line, flush=True), _every(30), out)
     print("\n".join(["", *sweep_table.table_lines(asked, cells)]))
-    took, saved = time.monotonic() - started, sweep.seconds_saved(cells)
+    took, saved = time.monotonic() - started, sweep_cells.seconds_saved(cells)
     print(f"took {took / 60:.1f} minutes; sharing equal stages saved {saved / 60:.1f} minutes")
-    print(f"table and pictures: {sweep.sweep_folder(asked, out)}")
+    print(f"table and pictures: {sweep_cells.sweep_folder(asked, out)}")
     if failed := [cell for cell in cells if cell.failure]:
         names = "\n".join(f"  {cell.plan.run_dir.name}: {cell.failure}" for cell in failed)
         raise pipeline.StageFailed(f"{len(failed)} of {len(cells)} cells failed, the others are done:\n{names}", False)

@@ -190,7 +190,7 @@ def _in_language(name: str, language: str) -> Path:
     path = folder / f"{name}.{language}.jsonl"
     if not path.is_file():
         known = sorted(found.name.split(".")[1] for found in folder.glob(f"{name}.*.jsonl"))
-        raise PhoenixError(f"The package has no {name} in language {language!r}; it has: {', '.join(known)}.")
+        raise PhoenixError(f"the package has no {name} in language {language!r}; it has: {', '.join(known)}")
     return path
 
 
@@ -203,7 +203,7 @@ def _held_out(name: str, kind: str, eighths: int, language: str) -> list[dict]:
 
 def _read(source: str, kind: str, eighths: int, max_rows: int | None, skipped: Counter | None) -> Iterator[dict]:
     if max_rows is not None and max_rows < 1:
-        raise PhoenixError(f"max_rows is {max_rows}: it must be at least 1, or null for all rows.")
+        raise PhoenixError(f"max_rows is {max_rows}: give at least 1, or null for all rows")
     skipped = Counter() if skipped is None else skipped
     raw = raw_rows(source, kind)
     count = 0
@@ -216,7 +216,7 @@ def _read(source: str, kind: str, eighths: int, max_rows: int | None, skipped: C
             return
     if not count:
         why = "; ".join(f"{reason}: {n}" for reason, n in skipped.most_common()) or "it is empty"
-        raise PhoenixError(f"{source} has no usable {kind} row ({why}).")
+        raise PhoenixError(f"{source} has no usable {kind} row ({why}): mend its rows or name another source")
 
 
 def _convert(raw: Iterator[tuple[str, dict]], kind: str, source: str, skipped: Counter | None) -> Iterator[dict]:
@@ -228,7 +228,9 @@ def _convert(raw: Iterator[tuple[str, dict]], kind: str, source: str, skipped: C
         try:
             converted = list(convert(row))
         except layouts.UnknownLayout as error:
-            raise PhoenixError(f"{place} is in no layout that is known for {kind}. {error}") from None
+            raise PhoenixError(
+                f"{place} is in no layout that is known for {kind} ({error}): rename its columns"
+            ) from None
         except layouts.Unusable as error:
             if skipped is not None:
                 skipped[str(error)] += 1

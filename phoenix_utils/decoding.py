@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,10 @@ class Completion:
     text: str
     finish_reason: str
     mean_logprob: float
+
+
+OnBatch = Callable[[list[int], list[Completion]], None]
+"""Called as soon as a batch is done, with the places of its prompts and their completions."""
 
 
 @dataclass

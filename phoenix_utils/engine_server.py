@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import httpx
 
 from phoenix_utils import decoding
-from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import ChatPrompts, adds_bos, common_prefix, encode_prompts, refuse_beams
+from phoenix_utils.decoding import Completion, GenerationParams, OnBatch
+from phoenix_utils.engine_inputs import ChatPrompts, adds_bos, common_prefix, encode_prompts, refuse_beams
 from phoenix_utils.errors import RESUMES, PhoenixError
 
 Result = TypeVar("Result")
@@ -90,10 +90,7 @@ class ServerEngine(ChatPrompts):
         )
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        params: GenerationParams,
-        on_batch: Callable[[list[int], list[Completion]], None] | None = None,
+        self, prompts: Sequence[str], params: GenerationParams, on_batch: OnBatch | None = None
     ) -> list[Completion]:
         """Complete each prompt (see Engine); `on_batch` is called from the calling thread as requests finish."""
         refuse_beams(params, "server")

@@ -6,9 +6,9 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from phoenix_utils import decoding, scoring
-from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts
+from phoenix_utils import decoding, engine_scoring
+from phoenix_utils.decoding import Completion, GenerationParams, OnBatch
+from phoenix_utils.engine_inputs import ChatPrompts, common_prefix, encode_prompts
 
 # Tokens that go through the model at once where text is only read: more are no faster, and need more padding.
 READ_TOKENS = 1024
@@ -39,10 +39,7 @@ class TransformersEngine(ChatPrompts):
             model.set_attn_implementation(kv_cache.NAME)
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        params: GenerationParams,
-        on_batch: Callable[[list[int], list[Completion]], None] | None = None,
+        self, prompts: Sequence[str], params: GenerationParams, on_batch: OnBatch | None = None
     ) -> list[Completion]:
         """Complete each prompt (see Engine); results come in the order of `prompts`."""
         import torch
@@ -84,7 +81,7 @@ class TransformersEngine(ChatPrompts):
         tails = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in targets]
         return [logprobs for logprobs, _ in self.score_tokens(heads, tails)]
 
-    def score_tokens(self, heads: list[list[int]], tails: list[list[int]]) -> list[scoring.TargetScore]:
+    def score_tokens(self, heads: list[list[int]], tails: list[list[int]]) -> list[engine_scoring.TargetScore]:
         """Log-probability (nats) of every token of each tail after its head, and whether each one is the likeliest.
 
         A head with several tails (a question and its options) goes through the model once.
@@ -93,18 +90,20 @@ class TransformersEngine(ChatPrompts):
 
         from phoenix_utils import cpu_linear
 
-        results: list[scoring.TargetScore] = [([], []) for _ in tails]
+        results: list[engine_scoring.TargetScore] = [([], []) for _ in tails]
         most = min(self.batch_tokens, READ_TOKENS)
         self.model.eval()
         with torch.inference_mode(), cpu_linear.packed(self.model):
-            groups = scoring.by_head(heads, tails) if self._head_apart else []
+            groups = engine_scoring.by_head(heads, tails) if self._head_apart else []
             for batch in self._batches([len(heads[g[0]]) + sum(len(tails[i]) for i in g) for g in groups], most):
                 members = [groups[place] for place in batch]
                 for index, found in zip(
                     itertools.chain(*members), self._score_groups(heads, tails, members), strict=True
                 ):
                     results[index] = found
-            passes = scoring.shared_passes(heads, tails, sorted({*range(len(tails))} - {*itertools.chain(*groups)}))
+            passes = engine_scoring.shared_passes(
+                heads, tails, sorted({*range(len(tails))} - {*itertools.chain(*groups)})
+            )
             for batch in self._batches([len(row) for row, _ in passes], most):
                 rows = [passes[place][0] for place in batch]
                 spans = [(at, *span) for at, place in enumerate(batch) for span in passes[place][1]]
@@ -265,7 +264,9 @@ class TransformersEngine(ChatPrompts):
             if any(stop in tail.lstrip("\n ") for stop in stops) and sequence.has_text(self.tokenizer):
                 sequence.finish_reason = "stop"
 
-    def _score_batch(self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]) -> list[scoring.TargetScore]:
+    def _score_batch(
+        self, rows: list[list[int]], spans: list[tuple[int, int, int, int]]
+    ) -> list[engine_scoring.TargetScore]:
         """Log-probabilities of the tokens in each span (row, first place, length, …) of right-padded rows."""
         import torch
 
@@ -282,11 +283,11 @@ class TransformersEngine(ChatPrompts):
         lengths = [length for _, _, length, _ in spans]
         if self._head_apart:
             hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            return scoring.cut(self._of_targets(hidden[row, place - 1], ids[row, place]), lengths)
+            return engine_scoring.cut(self._of_targets(hidden[row, place - 1], ids[row, place]), lengths)
         logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[row, place - 1].float()
-        return scoring.cut(scoring.target_logprobs(logits, ids[row, place]), lengths)
+        return engine_scoring.cut(engine_scoring.target_logprobs(logits, ids[row, place]), lengths)
 
-    def _score_groups(self, heads, tails, groups: list[list[int]]) -> list[scoring.TargetScore]:
+    def _score_groups(self, heads, tails, groups: list[list[int]]) -> list[engine_scoring.TargetScore]:
         """The tails of each group behind a copy of their head's keys and values; in the order of the groups."""
         import torch
 
@@ -317,7 +318,7 @@ class TransformersEngine(ChatPrompts):
         row = torch.tensor([at for at, tail in enumerate(rows) for _ in tail], device=device)
         place = torch.tensor([p for tail in rows for p in range(len(tail))], device=device)
         targets = torch.tensor(list(itertools.chain(*rows)), device=device)
-        return scoring.cut(self._of_targets(hidden[row, place], targets), list(map(len, rows)))
+        return engine_scoring.cut(self._of_targets(hidden[row, place], targets), list(map(len, rows)))
 
     def _of_targets(self, hidden, targets) -> tuple[list[float], list[bool]]:
         """Log-probability of each target after its hidden state, and whether it is the likeliest, a part at a time.
@@ -327,7 +328,7 @@ class TransformersEngine(ChatPrompts):
         head = self.model.get_output_embeddings()
         values, likeliest = [], []
         for states, wanted in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
-            found = scoring.target_logprobs(head(states).float(), wanted)
+            found = engine_scoring.target_logprobs(head(states).float(), wanted)
             values += found[0]
             likeliest += found[1]
         return values, likeliest

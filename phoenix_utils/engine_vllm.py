@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phoenix_utils import decoding
 from phoenix_utils.artifacts import read_json
-from phoenix_utils.decoding import Completion, GenerationParams
-from phoenix_utils.engines import ChatPrompts, common_prefix, encode_prompts, refuse_beams
+from phoenix_utils.decoding import Completion, GenerationParams, OnBatch
+from phoenix_utils.engine_inputs import ChatPrompts, common_prefix, encode_prompts, refuse_beams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import choose_dtype, describe
 
@@ -72,10 +72,7 @@ class VllmEngine(ChatPrompts):
         self.tokenizer = self.llm.get_tokenizer()
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        params: GenerationParams,
-        on_batch: Callable[[list[int], list[Completion]], None] | None = None,
+        self, prompts: Sequence[str], params: GenerationParams, on_batch: OnBatch | None = None
     ) -> list[Completion]:
         """Complete each prompt (see Engine); results come in the order of `prompts`."""
         refuse_beams(params, "vllm")

@@ -41,8 +41,7 @@ class Source:
     @property
     def trained(self) -> Path:
         """The folder of the weights: `adapter`, or `model` after full fine-tuning."""
-        folder = artifacts.stage_path(str(self.run_dir), self.stage)
-        return folder / ("model" if (folder / "model").is_dir() else "adapter")
+        return artifacts.trained_weights(artifacts.stage_path(str(self.run_dir), self.stage))
 
     @property
     def stages(self) -> list[str]:

@@ -156,17 +156,9 @@ def gemma_tokenizer(file: GgufFile) -> dict:
     stored = file.facts["tokenizer.ggml.tokens"]
     tokens = ["▁" * len(token) if " " in token and not token.strip() else token for token in stored]
     vocab = {token: i for i, token in enumerate(tokens)}
-    merges = [
-        (token[:cut], token[cut:])
-        for token in tokens
-        for cut in range(len(token) - 1, 0, -1)
-        if token[:cut] in vocab and token[cut:] in vocab
-    ]
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     kinds = file.facts["tokenizer.ggml.token_type"]
     bos = file.facts["tokenizer.ggml.bos_token_id"]
-    first = {"SpecialToken": {"id": tokens[bos], "type_id": 0}}
-    a, b = ({"Sequence": {"id": part, "type_id": i}} for i, part in enumerate("AB"))
     return {
         "version": "1.0",
         "truncation": None,
@@ -184,12 +176,7 @@ def gemma_tokenizer(file: GgufFile) -> dict:
             "behavior": "MergedWithPrevious",
             "invert": False,
         },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [first, a],
-            "pair": [first, a, {"SpecialToken": {"id": tokens[bos], "type_id": 1}}, b],
-            "special_tokens": {tokens[bos]: {"id": tokens[bos], "ids": [bos], "tokens": [tokens[bos]]}},
-        },
+        "post_processor": _begins_with(tokens[bos], bos),
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -208,6 +195,30 @@ def gemma_tokenizer(file: GgufFile) -> dict:
             "byte_fallback": True,
             "ignore_merges": False,
             "vocab": vocab,
-            "merges": merges,
+            "merges": _merges(tokens, vocab),
         },
+    }
+
+
+def _merges(tokens: list[str], vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """Every pair of tokens that make a third one, in the third one's place."""
+    return [
+        (token[:cut], token[cut:])
+        for token in tokens
+        for cut in range(len(token) - 1, 0, -1)
+        if token[:cut] in vocab and token[cut:] in vocab
+    ]
+
+
+def _begins_with(token: str, index: int) -> dict:
+    """The post-processor that puts one token before each text."""
+    (first, a), (second, b) = (
+        ({"SpecialToken": {"id": token, "type_id": place}}, {"Sequence": {"id": part, "type_id": place}})
+        for place, part in enumerate("AB")
+    )
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, a],
+        "pair": [first, a, second, b],
+        "special_tokens": {token: {"id": token, "ids": [index], "tokens": [token]}},
     }

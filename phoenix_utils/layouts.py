@@ -144,7 +144,7 @@ def _pair(prompt: object, chosen: object, rejected: object) -> tuple[str, list[s
 
 def _unknown(row: dict, layouts: dict[str, str]) -> UnknownLayout:
     known = "; ".join(f"{name}: {columns}" for name, columns in layouts.items())
-    return UnknownLayout(f"Columns found: {', '.join(map(str, row)) or 'none'}. Layouts known: {known}.")
+    return UnknownLayout(f"columns found: {', '.join(map(str, row)) or 'none'}; layouts known: {known}")
 
 
 def _first(row: dict, *names: str) -> object:

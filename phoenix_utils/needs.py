@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from phoenix_utils import hardware, memory
-
-if TYPE_CHECKING:
-    from phoenix_utils.pipeline import Plan
+from phoenix_utils.artifacts import data_folder
+from phoenix_utils.profile import Plan
 
 
 def machine_problems(plan: Plan) -> list[str]:
@@ -79,8 +77,6 @@ def launch_command(plan: Plan, profile: str, overrides: list[str], out: str | No
     `profile`, `overrides` and `out` are those that the plan was made of. Full fine-tuning is cut into shards (FSDP), an
     adapter's training has a whole copy on each GPU.
     """
-    from phoenix_utils.pipeline import data_folder
-
     gpus = plan.profile.hardware.gpus
     if gpus < 2:
         return None

@@ -11,14 +11,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phoenix_utils import artifacts, hub, needs, notebooks, sources
-from phoenix_utils.artifacts import STAGE_FOLDERS, project_root, resolve_run_dir, stage_path
+from phoenix_utils.artifacts import STAGE_FOLDERS, data_folder, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.profile import Profile, StageSettings, Strict, choose, find_profile, load_profile, load_settings
+from phoenix_utils.profile import Plan, StageSettings, Strict, choose, find_profile, load_profile, load_settings
 
 SETTINGS_NAMES = {
     "adapt": "AdaptSettings",
@@ -54,29 +54,6 @@ class Stage:
 STAGES = {name: Stage(name) for name in STAGE_FOLDERS}
 # What a profile's run consists of; training a translator of one's own is a run of its own.
 RUN_STAGES = [name for name in STAGES if name != "adapt"]
-
-
-@dataclass
-class Plan:
-    """A validated run: the profile's settings with overrides, and which stages to run."""
-
-    profile: Profile
-    run_dir: Path
-    stages: list[str]
-    problems: list[str] = field(default_factory=list)
-
-    def settings(self, stage: str) -> StageSettings:
-        """The settings of one stage, run directory included."""
-        return self.profile.stages[stage]
-
-
-def data_folder(name: str) -> Path:
-    """`profiles` or `notebooks` of the checkout that the package or the working directory belongs to."""
-    candidates = [Path(__file__).resolve().parent.parent, project_root()]
-    for root in candidates:
-        if root is not None and (root / name).is_dir():
-            return root / name
-    raise PhoenixError(f"the folder {name!r} was not found: run from a checkout of the project")
 
 
 def notebook_path(stage: str) -> Path:
@@ -215,8 +192,7 @@ def execute(plan: Plan, say: Callable[[str], None], show_line: Callable[[str], N
     Raises PhoenixError where the machine cannot run the plan or the run directory is another run's, StageFailed
     where a notebook fails; the failed notebook is kept among the executed ones.
     """
-    if plan.problems:
-        raise PhoenixError(f"profile {plan.profile.name!r} cannot run here: it " + "; it ".join(plan.problems))
+    plan.refuse_problems()
     for name in plan.stages:
         execute_stage(name, plan.settings(name), say, show_line)
 

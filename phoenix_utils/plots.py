@@ -175,8 +175,7 @@ def bars(
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
     elif edge > 0:
         ax.set_xlim(right=edge * 1.16)  # room for the written value
-    ax.set_title(title)
-    ax.set_xlabel(label)
+    ax.set(title=title, xlabel=label)
     return ax
 
 
@@ -207,8 +206,7 @@ def intervals(
     ax.set_yticks(range(len(values)), list(values))
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
-    ax.set_title(title)
-    ax.set_xlabel(label)
+    ax.set(title=title, xlabel=label)
     return ax
 
 
@@ -227,9 +225,7 @@ def curve(
         ax.plot(xs, ys, marker="o" if len(points) <= 40 else None, color=colour(name, position), label=name)
     if len(series) > 1:
         ax.legend()
-    ax.set_title(title)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
+    ax.set(title=title, xlabel=x, ylabel=y)
     return ax
 
 
@@ -253,19 +249,15 @@ def histogram(
         ax.hist(list(values), bins=edges, histtype="step", linewidth=1.8, color=colour(name, position), label=name)
     if len(series) > 1:
         ax.legend()
-    ax.set_title(title)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
+    ax.set(title=title, xlabel=x, ylabel=y)
     return ax
 
 
-def data_uri(figure: "Figure", kind: str = "svg") -> str:
-    """The figure as a `data:` address, which an HTML page carries inside itself; kind: "svg" or "png"."""
+def data_uri(figure: "Figure") -> str:
+    """The figure as a `data:` address (SVG), which an HTML page carries inside itself."""
     buffer = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else None  # no clock in the file: same numbers, same bytes
-    figure.savefig(buffer, format=kind, metadata=metadata)
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
-    return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    figure.savefig(buffer, format="svg", metadata={"Date": None})  # no clock in the file: same numbers, same bytes
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _bounds(item: "Interval | float") -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ import html
 import math
 import re
 import typing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.html_table import html_table
 
 SHARED_KEYS = ("language", "source_language", "model", "seed")
 # How a run is carried out, not what it computes: these never make an earlier result "another run's".
@@ -51,17 +53,25 @@ class StageSettings(Strict):
         """Build the settings from the variables of a notebook's parameters cell (pass `globals()`)."""
         return build_settings(cls, {name: namespace[name] for name in cls.model_fields if name in namespace})
 
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target language."""
+        return self.source_language, self.language
+
     def fingerprint_values(self) -> dict[str, Any]:
         """The values that decide the result; `run_dir` and `redo` do not."""
         return {key: value for key, value in self.model_dump().items() if key not in UNHASHED_KEYS}
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td><code>{name}</code></td><td><code>{html.escape(repr(getattr(self, name)))}</code></td>"
-            f"<td style='text-align:left'>{html.escape(field.description or '')}</td></tr>"
+        rows = (
+            (
+                f"<code>{name}</code>",
+                f"<code>{html.escape(repr(getattr(self, name)))}</code>",
+                html.escape(field.description or ""),
+            )
             for name, field in type(self).model_fields.items()
         )
-        return f"<table><tr><th>setting</th><th>value</th><th>meaning</th></tr>{rows}</table>"
+        return html_table(("setting", "value", "meaning"), rows)
 
 
 class HardwareNeeds(Strict):
@@ -86,6 +96,25 @@ class Profile(Strict):
     description: str
     hardware: HardwareNeeds
     stages: dict[str, StageSettings]
+
+
+@dataclass
+class Plan:
+    """A validated run: the profile's settings with overrides, and which stages to run."""
+
+    profile: Profile
+    run_dir: Path
+    stages: list[str]
+    problems: list[str] = field(default_factory=list)
+
+    def settings(self, stage: str) -> StageSettings:
+        """The settings of one stage, run directory included."""
+        return self.profile.stages[stage]
+
+    def refuse_problems(self) -> None:
+        """Raise PhoenixError where the machine lacks something that the run needs."""
+        if self.problems:
+            raise PhoenixError(f"profile {self.profile.name!r} cannot run here: it " + "; it ".join(self.problems))
 
 
 def build_settings(model: type[Strict], values: dict[str, Any], prefix: str = "") -> Any:

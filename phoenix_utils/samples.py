@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from phoenix_utils import artifacts, chat, models
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.html_table import html_table
 
 if TYPE_CHECKING:
     from phoenix_utils.engines import Completion
@@ -30,7 +31,7 @@ def sample_answers(
     from phoenix_utils.engine_transformers import TransformersEngine
     from phoenix_utils.engines import GenerationParams
 
-    languages = (settings.source_language, settings.language)
+    languages = settings.languages
     folders = {stage: trained_folder(settings.run_dir, stage) for stage in stages if stage != "base"}
     template = trained_folder(settings.run_dir, "sft")
     tokenizer = chat.saved_tokenizer(template, settings.model, languages)
@@ -56,25 +57,17 @@ def sample_answers(
 
 def trained_folder(run_dir: str, stage: str) -> Path:
     """Where a training stage has left its weights: `adapter`, or `model` after full fine-tuning."""
-    folder = artifacts.stage_path(run_dir, stage)
-    found = [folder / name for name in ("adapter", "model") if (folder / name).is_dir()]
-    if not found:
-        raise PhoenixError(f"{folder} holds no trained weights: run the {stage} stage first")
-    return found[0]
+    found = artifacts.trained_weights(artifacts.stage_path(run_dir, stage))
+    if not found.is_dir():
+        raise PhoenixError(f"{found.parent} holds no trained weights: run the {stage} stage first")
+    return found
 
 
 def samples_html(rows: Sequence[dict[str, Any]]) -> str:
     """A table of `sample_answers`: prompts down, stages across, all text escaped."""
     stages = [name for name in rows[0] if name != "prompt"]
-    head = "".join(f"<th style='text-align:left'>{html.escape(stage)}</th>" for stage in ("prompt", *stages))
-    cell = "<td style='text-align:left;vertical-align:top;white-space:pre-wrap;max-width:24em'>"
-    body = "".join(
-        f"<tr>{cell}<b>{html.escape(row['prompt'])}</b></td>"
-        + "".join(f"{cell}{_answer_html(row[stage])}</td>" for stage in stages)
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    cells = ([f"<b>{html.escape(row['prompt'])}</b>", *(_answer_html(row[stage]) for stage in stages)] for row in rows)
+    return html_table(["prompt", *map(html.escape, stages)], cells)
 
 
 def _answer_html(answer: Completion) -> str:

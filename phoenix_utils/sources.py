@@ -27,7 +27,7 @@ def packaged(name: str) -> Path:
     path = folder / name
     if not path.is_file():
         names = ", ".join(sorted(found.name for found in folder.glob("*.jsonl")))
-        raise PhoenixError(f"The package has no corpus {name!r}; it has: {names}.")
+        raise PhoenixError(f"the package has no corpus {name!r}; it has: {names}")
     return path
 
 
@@ -53,8 +53,8 @@ def raw_rows(source: str, kind: str) -> Iterator[tuple[str, dict]]:
     if is_hub_name(source):
         return _hub_rows(name, split, kind)
     raise PhoenixError(
-        f"There is no file or folder {source!r}, and it is no hub id (owner/name) or packaged corpus "
-        "(package:conversations, package:preferences)."
+        f"there is no file or folder {source!r}, and it is no hub id (owner/name) or packaged corpus: name one, or "
+        "package:conversations or package:preferences"
     )
 
 
@@ -71,16 +71,18 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict]]:
 
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
-        raise PhoenixError(f"{path} ends in {suffix!r}; files of these kinds are read: {', '.join(_SUFFIXES)}.")
+        raise PhoenixError(f"{path} ends in {suffix!r}; give a file of one of these kinds: {', '.join(_SUFFIXES)}")
     if path.stat().st_size == 0:
-        raise PhoenixError(f"{path} is empty (0 bytes).")
+        raise PhoenixError(f"{path} is empty (0 bytes): give a file with rows")
     reader = {".json": _json_rows, ".jsonl": json_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}[suffix]
     try:
         yield from reader(path)
     except UnicodeDecodeError as error:
-        raise PhoenixError(f"{path} is not UTF-8 text (byte {error.start}): convert it first.") from None
+        raise PhoenixError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from None
     except (csv.Error, pa.ArrowInvalid) as error:
-        raise PhoenixError(f"{path} cannot be read as {suffix[1:]}: {str(error).splitlines()[0]}") from None
+        raise PhoenixError(
+            f"{path} cannot be read as {suffix[1:]} ({str(error).splitlines()[0]}): mend it or give its right ending"
+        ) from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
@@ -93,7 +95,9 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
             try:
                 row = _loads(line)
             except json.JSONDecodeError as error:
-                raise PhoenixError(f"{place} is not valid JSON: {error.msg} at column {error.colno}.") from None
+                raise PhoenixError(
+                    f"{place} is not valid JSON ({error.msg} at column {error.colno}): mend the line"
+                ) from None
             yield place, _object(row, place)
 
 
@@ -108,7 +112,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
             rows = _loads(file.read().removeprefix("\ufeff"))
         except json.JSONDecodeError as error:
             raise PhoenixError(
-                f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+                f"{path} is not valid JSON ({error.msg} at line {error.lineno}, column {error.colno}): mend the file"
             ) from None
     for number, row in enumerate(rows, 1):
         place = f"{path}, row {number},"
@@ -136,7 +140,7 @@ def _without_surrogates(value: object) -> object:
 
 def _object(row: object, place: str) -> dict:
     if not isinstance(row, dict):
-        raise PhoenixError(f"{place} is a JSON {type(row).__name__}; each row must be an object with named columns.")
+        raise PhoenixError(f"{place} is a JSON {type(row).__name__}; each row must be an object with named columns")
     return row
 
 
@@ -167,7 +171,9 @@ def _folder_rows(folder: Path, split: str | None, kind: str) -> Iterator[tuple[s
         if path.suffix.lower() in _SUFFIXES and not path.name.startswith((".", "dataset_", "state."))
     )
     if not files:
-        raise PhoenixError(f"The folder {folder} holds no file of these kinds: {', '.join(_SUFFIXES)}.")
+        raise PhoenixError(
+            f"the folder {folder} holds no file to read; give one with files of these kinds: {', '.join(_SUFFIXES)}"
+        )
     splits = {path: re.sub(r"-\d+-of-\d+.*$", "", path.stem) for path in files}
     if split or any(name.startswith("train") for name in splits.values()):
         split = _choose_split(str(folder), list(splits.values()), split, kind)
@@ -183,7 +189,7 @@ def _choose_split(source: str, names: list[str], wanted: str | None, kind: str) 
         if name in names:
             return name
     known = ", ".join(sorted(set(names)))
-    raise PhoenixError(f"{source} has no split {wanted or 'train'!r}; it has: {known}. Name one as {source}:SPLIT.")
+    raise PhoenixError(f"{source} has no split {wanted or 'train'!r}; it has: {known}; name one as {source}:SPLIT")
 
 
 def _hub_rows(name: str, split: str | None, kind: str) -> Iterator[tuple[str, dict]]:
@@ -197,6 +203,6 @@ def _hub_rows(name: str, split: str | None, kind: str) -> Iterator[tuple[str, di
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PhoenixError(
-            f"The dataset {name!r} is no local file, and the hub could not give it ({first}). Check the name "
-            "and the network (HF_HUB_OFFLINE), or download it and name the folder."
+            f"the dataset {name!r} is no local file, and the hub could not give it ({first}): check the name "
+            "and the network (HF_HUB_OFFLINE), or download it and name the folder"
         ) from None

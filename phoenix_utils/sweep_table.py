@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phoenix_utils import artifacts
 from phoenix_utils.statistics import Interval, mean_of_runs
-
-if TYPE_CHECKING:
-    from phoenix_utils.sweep import Cell, Sweep
+from phoenix_utils.sweep_cells import Cell, Sweep, seconds_run, seconds_saved
 
 # Of differences.json: how DPO's reward orders the held-out pairs, and each measure's paired difference to SFT.
 REWARD, MINUS_SFT = "reward_accuracy", "_minus_sft"
@@ -97,7 +95,6 @@ NOTE = (
 def write_results(sweep: Sweep, folder: Path, cells: list[Cell]) -> None:
     """Write cells.json, table.md and a picture of each measure into a sweep's folder."""
     from phoenix_utils import plots
-    from phoenix_utils.sweep import seconds_run, seconds_saved
 
     rows: list[dict[str, Any]] = [
         {

@@ -79,6 +79,14 @@ def lora_config(model: torch.nn.Module, *, lora_r: int, lora_alpha: int, lora_dr
     )
 
 
+def noted_dtype(settings: TrainingSettings, stage: artifacts.StageRun, machine: Hardware) -> DtypeChoice:
+    """The number type to compute in, kept in the manifest with its reason; raises as `resolve_dtype`."""
+    dtype = resolve_dtype(settings.dtype, machine)
+    stage.note("dtype", dtype.name)
+    stage.note("dtype_reason", dtype.reason)
+    return dtype
+
+
 def noted_plan(settings: Any, stage: artifacts.StageRun, machine: Hardware, unit: str) -> BatchPlan:
     """How a step's global batch is spread over this machine, kept in the manifest; `unit` is "rows" or "pairs"."""
     plan = plan_batches(settings.global_batch, settings.per_device_train_batch_size, device_count(machine))
@@ -319,6 +327,14 @@ def save_trained(trainer: Any, tokenizer: Any, stage: artifacts.StageRun, base: 
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
+
+
+def finish(stage: artifacts.StageRun, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json` and the counts of the manifest, and free what only a resumed training would need."""
+    artifacts.write_json(stage.folder / "metrics.json", metrics)
+    stage.count("steps", metrics["steps"])
+    stage.count("tokens", metrics["tokens"])
+    remove_checkpoints(stage)
 
 
 def remove_checkpoints(stage: artifacts.StageRun) -> None:

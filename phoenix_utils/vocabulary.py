@@ -73,9 +73,11 @@ def specification(tokenizer) -> dict:
     model = spec.get("model", {})
     kind = model.get("type", type(tokenizer).__name__)
     if kind != "BPE":
-        raise PhoenixError(f"the vocabulary of a {kind} tokenizer cannot be trimmed: only that of a BPE one can.")
+        raise PhoenixError(
+            f"the vocabulary of a {kind} tokenizer cannot be trimmed, only that of a BPE one: keep it whole"
+        )
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise PhoenixError("BPE vocabularies with subword prefixes or word suffixes cannot be trimmed.")
+        raise PhoenixError("a BPE vocabulary with subword prefixes or word suffixes cannot be trimmed: keep it whole")
     # tokenizers before 0.20 wrote a merge as one string
     model["merges"] = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     return spec
@@ -256,7 +258,7 @@ def trim_tokenizer(tokenizer, kept: Sequence[int]):
 
     backend = Tokenizer.from_str(json.dumps(trim_specification(specification(tokenizer), kept)))
     if lost := [token for token in tokenizer.all_special_tokens if backend.token_to_id(token) is None]:
-        raise PhoenixError(f"special tokens {lost} are not among the kept ones: add them to the covered texts.")
+        raise PhoenixError(f"special tokens {lost} are not among the kept ones: add them to the covered texts")
     settings = ("chat_template", "padding_side", "truncation_side", "model_max_length")
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -45,7 +45,7 @@ def language_code(language: str) -> str:
     """An ISO code in lower case with hyphens: "pt-br" for "pt_BR". Raises PhoenixError for anything else."""
     code = language.strip().lower().replace("_", "-") if isinstance(language, str) else ""
     if not _LANGUAGE.fullmatch(code):
-        raise PhoenixError(f"language {language!r} is not a language code: write it as in 'de' or 'pt-BR'.")
+        raise PhoenixError(f"language {language!r} is not a language code: write it as in 'de' or 'pt-BR'")
     return code
 
 
@@ -58,7 +58,7 @@ def word_list(language: str) -> Path | None:
     code = language_code(language)
     spec = importlib.util.find_spec("wordfreq")
     if spec is None or not spec.submodule_search_locations:
-        raise PhoenixError("the package 'wordfreq' is not installed: run `pip install wordfreq`.")
+        raise PhoenixError("the package 'wordfreq' is not installed: run `pip install wordfreq`")
     code = code.split("-")[0]
     code = _SAME_LIST.get(code, code)
     folder = Path(spec.submodule_search_locations[0]) / "data"
@@ -104,7 +104,7 @@ def word_forms(languages: Iterable[str]) -> dict[str, float]:
     for language in sorted(set(languages)):
         file = word_list(language)
         if file is None:
-            raise PhoenixError(f"wordfreq has no word list for {language!r}: keep the full vocabulary.")
+            raise PhoenixError(f"wordfreq has no word list for {language!r}: keep the full vocabulary")
         code = file.name.split("_")[1].split(".")[0]
         words = list(islice(wordfreq.get_frequency_dict(code).items(), WORDS))  # in order of frequency
         total = sum(frequency for _, frequency in words)

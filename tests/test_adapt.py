@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from phoenix_utils import artifacts, corpora, models, tables
 from phoenix_utils.batches import IGNORED
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.translation import adapt, measure, parallel, prompts
+from phoenix_utils.translation import adapt, adapt_data, measure, parallel, prompts
 from phoenix_utils.translation.adapt_settings import AdaptSettings, stage_inputs
 from phoenix_utils.translation.measure import Hypothesis
 
@@ -44,7 +44,7 @@ def pages(rows):
 
 
 def test_the_split_is_by_page_and_nothing_is_in_two_parts(chosen_settings):
-    chosen = adapt.choose_pairs(chosen_settings.model_copy(update={"max_pairs": None, "monolingual_rows": 0}))
+    chosen = adapt_data.choose_pairs(chosen_settings.model_copy(update={"max_pairs": None, "monolingual_rows": 0}))
     assert chosen.held_out and chosen.other
     assert all(map(parallel.held_out_page, pages(chosen.held_out)))
     assert not any(map(parallel.held_out_page, pages(chosen.other)))
@@ -55,9 +55,9 @@ def test_the_split_is_by_page_and_nothing_is_in_two_parts(chosen_settings):
 
 
 def test_the_same_settings_choose_the_same_pairs(chosen_settings):
-    first, second = (adapt.choose_pairs(chosen_settings) for _ in range(2))
+    first, second = (adapt_data.choose_pairs(chosen_settings) for _ in range(2))
     assert vars(first) == vars(second)
-    other = adapt.choose_pairs(chosen_settings.model_copy(update={"seed": 1}))
+    other = adapt_data.choose_pairs(chosen_settings.model_copy(update={"seed": 1}))
     assert [row.place for row in other.other] != [row.place for row in first.other]
 
 
@@ -72,30 +72,32 @@ def test_a_sentence_of_a_held_out_page_is_not_trained_on(tmp_path, chosen_settin
     )
     for path, part in zip(paths, rows, strict=True):
         path.write_text("document\ten\tde\n" + "".join("\t".join(row) + "\n" for row in part), encoding="utf-8")
-    found = adapt.choose_pairs(chosen_settings.model_copy(update={"pairs": [str(path) for path in paths]}))
+    found = adapt_data.choose_pairs(chosen_settings.model_copy(update={"pairs": [str(path) for path in paths]}))
     trained = [row.source_text for row in found.other + found.samples]
     assert sorted(trained) == sorted([two, three, PAIRS[3][0]]) and [row.source_text for row in found.held_out] == [one]
     assert [rejected.rule for rejected in found.rejected] == ["held_out"]
 
 
 def test_instruction_pairs_can_be_left_out_and_monolingual_text_is_none_of_the_pairs(chosen_settings):
-    found = adapt.choose_pairs(chosen_settings.model_copy(update={"instruction_repeats": 0, "monolingual_rows": 9}))
+    found = adapt_data.choose_pairs(
+        chosen_settings.model_copy(update={"instruction_repeats": 0, "monolingual_rows": 9})
+    )
     assert not found.instruction and len(found.monolingual) == 9
     assert not set(found.monolingual) & {row.target_text for row in found.other}
     with pytest.raises(PhoenixError, match="monolingual_rows is 9000, but only"):
-        adapt.choose_pairs(chosen_settings.model_copy(update={"monolingual_rows": 9000}))
+        adapt_data.choose_pairs(chosen_settings.model_copy(update={"monolingual_rows": 9000}))
 
 
 def test_a_source_without_a_usable_pair_is_refused(tmp_path, chosen_settings):
     path = tmp_path / "bad.tsv"
     path.write_text("A lamp.\t\n" * 3)
     with pytest.raises(PhoenixError, match=r"bad.tsv has no usable pair of en and de: bad.tsv line 3: the target side"):
-        adapt.choose_pairs(chosen_settings.model_copy(update={"pairs": [str(path)]}))
+        adapt_data.choose_pairs(chosen_settings.model_copy(update={"pairs": [str(path)]}))
 
 
 def test_only_the_translation_and_the_stop_token_carry_loss(model):
     tokenizer = models.load_tokenizer(model, ("en", "de"))
-    ids, labels = adapt.pair_tokens(tokenizer, "Two\nlines", "Zwei Zeilen", "en", "de")
+    ids, labels = adapt_data.pair_tokens(tokenizer, "Two\nlines", "Zwei Zeilen", "en", "de")
     start = labels.count(IGNORED)
     assert labels == [IGNORED] * start + ids[start:]
     assert tokenizer.decode(ids[start:-1]) == " Zwei Zeilen" and ids[-1] == tokenizer.eos_token_id
@@ -106,10 +108,10 @@ def test_only_the_translation_and_the_stop_token_carry_loss(model):
 def test_a_language_that_the_tokenizer_spells_in_bytes_is_refused(trimmed_model_dir, chosen_settings):
     tokenizer = models.load_tokenizer("embedded:gemma-3-270m", ("en", "de"))
     row = parallel.ParallelRow("Bread needs time.", "ዳቦ ጊዜ ይፈልጋል ብዬ አስባለሁ", "", "row 1")
-    chosen = adapt.ChosenPairs()
+    chosen = adapt_data.ChosenPairs()
     chosen.other = [row] * 3
     with pytest.raises(PhoenixError, match="does not know the language 'am': its tokenizer spells"):
-        adapt.training_rows(chosen, tokenizer, chosen_settings.model_copy(update={"language": "am"}))
+        adapt_data.training_rows(chosen, tokenizer, chosen_settings.model_copy(update={"language": "am"}))
 
 
 @given(
@@ -122,14 +124,14 @@ def test_a_language_that_the_tokenizer_spells_in_bytes_is_refused(trimmed_model_
 @settings(max_examples=80, deadline=None)
 def test_batches_hold_every_row_under_the_budget(lengths, monolingual, budget, epochs, seed):
     monolingual = min(monolingual, len(lengths) - 1)
-    sampler = adapt.TokenBatches(lengths, budget, epochs=epochs, seed=seed, monolingual=monolingual)
+    sampler = adapt_data.TokenBatches(lengths, budget, epochs=epochs, seed=seed, monolingual=monolingual)
     batches = list(sampler)
     assert len(batches) == len(sampler) and all(batches)
     assert all(len(batch) * max(lengths[row] for row in batch) <= budget for batch in batches)
     seen = [row for batch in batches for row in batch]
     assert sorted(seen[:monolingual]) == list(range(monolingual))
     assert sorted(seen[monolingual:]) == sorted(list(range(monolingual, len(lengths))) * epochs)
-    assert batches == list(adapt.TokenBatches(lengths, budget, epochs=epochs, seed=seed, monolingual=monolingual))
+    assert batches == list(adapt_data.TokenBatches(lengths, budget, epochs=epochs, seed=seed, monolingual=monolingual))
 
 
 class Stop(TrainerCallback):
@@ -172,6 +174,9 @@ def test_a_run_that_is_cut_off_ends_with_the_same_adapter(chosen_settings, tmp_p
 
 
 def test_products_of_a_run(chosen_settings):
+    source = "Open the menu and choose Save."
+    with open(chosen_settings.pairs[0], "a", encoding="utf-8") as file:
+        file.write(f"page x\t{source}\t{source}\n")
     scores = adapt.adapt_and_measure(chosen_settings)
     folder = artifacts.stage_path(chosen_settings.run_dir, "adapt")
     assert set(scores) == {"training", "held_out", "project", "signatures"}
@@ -180,11 +185,11 @@ def test_products_of_a_run(chosen_settings):
     assert [row["set"] for row in measured] == ["held_out"] * 3 + ["project"] * 3
     lineage = models.read_lineage(folder / "adapter")
     assert (lineage["prompt"], lineage["languages"], lineage["seed"]) == ("alma", ["en", "de"], 42)
-    assert all(
-        set(row) == {"rule", "reason", "source", "target"} for row in tables.read_lines(folder / "rejected.jsonl")
-    )
     assert not (folder / "checkpoints").exists()
     manifest = json.loads((folder / "manifest.json").read_text())
+    [rejected] = tables.read_lines(folder / "rejected.jsonl")
+    assert set(rejected) == {"rule", "reason", "source", "target"} and rejected["source"] == source
+    assert manifest["counts"]["rejected"] == 1
     assert manifest["counts"]["other"] == 20 and manifest["inputs"]["pairs_1"].startswith("sha256:")
 
 

@@ -546,8 +546,9 @@ def test_the_pictures_of_the_readme_are_there_and_small():
 
 
 def test_issue_templates_are_whole_and_lead_to_this_repository():
-    folder = ROOT / ".github/ISSUE_TEMPLATE"
-    for path in folder.glob("*.yml"):
+    paths = list((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    assert "config.yml" in {path.name for path in paths} and len(paths) > 1
+    for path in paths:
         template = yaml.safe_load(path.read_text(encoding="utf-8"))
         if path.name == "config.yml":
             address = template["contact_links"][0]["url"]

@@ -225,7 +225,7 @@ def bad_sources(folder: Path) -> dict[str, tuple[str, str]]:
         "latin.csv": "not UTF-8",
         "notes.txt": "'.txt'.*.jsonl",
         "folder": "holds no file",
-        "odd.jsonl": "line 1.*Columns found: city, temperature. Layouts known: .*ShareGPT: conversations",
+        "odd.jsonl": "line 1.*columns found: city, temperature; layouts known: .*ShareGPT: conversations",
         "unanswered.jsonl": "no usable chat row.*no assistant text: 2",
     }
     return {name: (str(folder / name), message) for name, message in expected.items()}

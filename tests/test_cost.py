@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import phoenix
 
-from phoenix_utils import corpora, models, pipeline
+from phoenix_utils import artifacts, corpora, models, pipeline
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import Hardware
 from phoenix_utils.profile import GpuName, HardwareNeeds
@@ -125,7 +125,8 @@ def test_the_papers_three_figures_taken_apart():
 
 
 def test_a_hundred_times_cheaper_fits_the_rented_gpu_only():
-    assert [figure.times_cheaper for figure in cost.paper_figures()] == pytest.approx([1000, 100, 1])
+    own, rented, service = (figure.euros for figure in cost.paper_figures())
+    assert (service / own, service / rented) == pytest.approx((1000, 100))
 
 
 def test_other_prices_imply_other_speeds_and_the_same_bill():
@@ -244,6 +245,9 @@ def test_check_prints_it_and_takes_a_price_on_the_command_line(tmp_path):
 
 
 def test_profiles_for_a_gpu_name_it():
-    for path in sorted(pipeline.data_folder("profiles").glob("*.yaml")):
-        needs = yaml.safe_load(path.read_text(encoding="utf-8")).get("hardware", {})
-        assert needs.get("device") != "cuda" or cost.gpu_offer(needs["gpu"]).memory_gb >= needs["gpu_memory_gb"]
+    paths = artifacts.data_folder("profiles").glob("*.yaml")
+    needs = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("hardware", {}) for path in paths}
+    on_gpus = {name: found for name, found in needs.items() if found.get("device") == "cuda"}
+    assert {"colab", "single_gpu", "paper"} == set(on_gpus)
+    for found in on_gpus.values():
+        assert cost.gpu_offer(found["gpu"]).memory_gb >= found["gpu_memory_gb"]

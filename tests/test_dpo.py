@@ -504,7 +504,7 @@ def test_the_papers_numbers_are_its_profiles_numbers():
     assert batches.plan_steps(60_225, dpo.global_batch, dpo.num_train_epochs) == 942
     plan = batches.plan_batches(dpo.global_batch, dpo.per_device_train_batch_size, devices=8)
     assert (plan.global_batch, plan.accumulation) == (64, 2)
-    text = (pipeline.data_folder("profiles") / "paper.yaml").read_text(encoding="utf-8")
+    text = (artifacts.data_folder("profiles") / "paper.yaml").read_text(encoding="utf-8")
     section = text[text.index("\ndpo:") :]
     for key in ("learning_rate", "beta", "warmup_steps", "max_length"):
         comment = section[: section.index(f"\n  {key}:")].rpartition("\n  # ")[2]

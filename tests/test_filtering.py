@@ -391,7 +391,7 @@ def test_nothing_kept_is_an_error_that_counts_the_reasons(tmp_path, count_tokens
     bad = [spoil(row, "copied, whole") for row in long_chat(CHAT)]
     limits = write_run(tmp_path, bad, PREFERENCES)
     with pytest.raises(
-        PhoenixError, match=rf"None of the {len(bad)} translated chat rows .*copied {len(bad)}"
+        PhoenixError, match=rf"none of the {len(bad)} translated chat rows .*copied {len(bad)}"
     ) as error:
         run(limits)
     first, *steps = str(error.value).splitlines()[1:]  # the waterfall, down to nothing
@@ -635,7 +635,7 @@ def test_japanese_and_a_language_the_detector_does_not_know(tmp_path, count_toke
     )  # fmt: skip
     english = {**chat_row("english", ENGLISH, ENGLISH), "prompt_id": "english"}
     limits = write_run(tmp_path / "ja", [japanese, english], PREFERENCES, language="ja", skip_rules=["contaminated"])
-    with pytest.raises(PhoenixError, match="None of the .* preferences"):  # they are German
+    with pytest.raises(PhoenixError, match="none of the .* preferences"):  # they are German
         run(limits, count_tokens)
     assert [row["prompt_id"] for row in read(limits, "chat")] == ["bread"]
     faroese = chat_row("faroese", "The weather changes quickly in the islands.", "Veðrið broytist skjótt í oyggjunum.")

@@ -1,6 +1,7 @@
 """The house agrees with itself: pins, targets, links, addresses and what the documents promise."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -22,6 +23,10 @@ SETS = {  # which extras each constraints file is for
     "constraints/vllm_cpu.txt": [],
     "constraints/gpu.txt": ["book", "browser", "notebooks", "dev", "qlora", "harness", "vllm", "scale"],
 }
+
+# The floors of the package. What is in no list is shared ground, floor 1; whoever starts a program stands on top.
+STAGES = {"translation", "filtering", "sft", "dpo", "evaluation"}
+RUNNERS = {"pipeline", "sweep_cells", "sweep_table", "sweep", "cards", "release", "scale", "talk"}
 
 
 def pins(path: str) -> dict[str, str]:
@@ -57,6 +62,74 @@ def project_files() -> list[Path]:
 
 def make_variable(name: str) -> str:
     return re.search(rf"^{name}\s*\?=\s*(.*)$", (ROOT / "Makefile").read_text(), re.M)[1].strip()
+
+
+def floor(module: str) -> int:
+    """The floor of a module, by its name below `phoenix_utils`."""
+    room, door = module.partition(".")[0], module.rpartition(".")[2]
+    if door == "__main__" or room == "cli":
+        return 4
+    return 3 if room in RUNNERS else 2 if room in STAGES else 1
+
+
+def arrows() -> dict[str, set[str]]:
+    """Each module of the package with the modules of it that it imports, wherever in the file and for types alone too.
+
+    Names stand without `phoenix_utils.`; a stage's package is its `__init__`, the whole package is no module here.
+    """
+    package = ROOT / "phoenix_utils"
+    paths = {
+        ".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in package.rglob("*.py")
+    }
+    found: dict[str, set[str]] = {name: set() for name in paths if name != "__init__"}
+    for name in found:
+        for node in ast.walk(ast.parse(paths[name].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{paths[name]}:{node.lineno}: write phoenix_utils.… in full"
+                named = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            for target in (target.removeprefix("phoenix_utils.") for target in named if "phoenix_utils" in target):
+                # `from a import b` names a module `a.b` or something in the module `a`.
+                found[name] |= {target, target.rpartition(".")[0]} & found.keys()
+    return found
+
+
+def test_imports_point_downwards_and_no_stage_knows_another():
+    assert STAGES | RUNNERS | {"cli"} <= arrows().keys()
+    wrong = []
+    for name, targets in arrows().items():
+        for target in targets:
+            rooms = {name.partition(".")[0], target.partition(".")[0]}
+            if floor(target) > floor(name) or len(rooms) == 2 and rooms <= STAGES:
+                wrong.append(f"{name} imports {target}")
+    assert wrong == []
+
+
+def test_no_two_modules_need_each_other():
+    graphlib.TopologicalSorter(arrows()).prepare()  # a circle is a CycleError that names its modules
+
+
+def test_the_guide_places_every_module_of_the_upper_floors_and_the_ground():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    missing = {name for name in arrows() if "." not in name} - set(re.findall(r"`(\w+)/?`", guide))
+    assert not missing, f"CONTRIBUTING.md, 'How the house is built', does not say where {sorted(missing)} stand"
+
+
+@pytest.mark.parametrize("folder", ["phoenix_utils", "benchmarks", "book"])
+def test_modules_have_400_lines_and_functions_60_at_most(folder):
+    found = []
+    for path in (path for path in project_files() if path.suffix == ".py" and ROOT / folder in path.parents):
+        text = path.read_text(encoding="utf-8")
+        places = [(path.name, text.count("\n"), 400)]
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                places.append((f"{path.name}, {node.name}", node.end_lineno - node.lineno + 1, 60))
+        found += [f"{place}: {lines} lines" for place, lines, most in places if lines > most]
+    assert found == []
 
 
 @pytest.mark.parametrize("path", SETS)

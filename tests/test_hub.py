@@ -99,7 +99,7 @@ def test_what_the_hub_refuses_is_one_sentence_without_the_token(hub, tmp_path):
         hub.private.clear(), hub.gated.clear()
     assert f"may not read the model {MODEL}: accept its terms on the hub and set HF_TOKEN" in refused
     assert "finds no model someone/nothing on the hub" in refused and f"finds no dataset {CHAT}" in refused
-    assert f"The dataset {CHAT!r} is no local file, and the hub could not give it" in refused
+    assert f"the dataset {CHAT!r} is no local file, and the hub could not give it" in refused
     assert "someone/nothing" in allowed and len(allowed.splitlines()) == 1
     assert "hf_secret" not in refused + allowed
 

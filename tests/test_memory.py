@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoenix_utils import memory, needs, pipeline
+from phoenix_utils import artifacts, memory, needs, pipeline
 from phoenix_utils.dpo import DpoSettings
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import Gpu, Hardware
@@ -117,7 +117,7 @@ def test_a_plan_that_cannot_fit_is_refused_and_told_what_would(monkeypatch, tmp_
 def test_each_shipped_profile_fits_its_own_hardware():
     models = pipeline.settings_models()
     for name in ("mini", "laptop", "colab", "single_gpu", "paper"):
-        profile = load_profile(find_profile(name, [pipeline.data_folder("profiles")]), models)
+        profile = load_profile(find_profile(name, [artifacts.data_folder("profiles")]), models)
         plan = pipeline.Plan(profile, None, list(pipeline.RUN_STAGES))
         machine = needs.meant_hardware(plan, Hardware(8, profile.hardware.ram_gb))
         there = machine.gpus[0].memory_gb if machine.gpus else machine.ram_gb

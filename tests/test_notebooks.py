@@ -189,15 +189,16 @@ def test_missing_and_damaged_notebooks_are_one_sentence(tmp_path):
         notebooks.read_notebook(tmp_path / "bad.ipynb")
 
 
-def test_the_package_is_cheap_to_import():
-    heavy = ("torch", "transformers", "trl", "peft", "datasets", "matplotlib", "pandas", "lingua", "pyarrow")
-    code = (
-        "import sys, phoenix_utils, phoenix_utils.cli, phoenix_utils.pipeline\n"
-        "phoenix_utils.pipeline.settings_models()\n"
-        f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_help_and_the_check_of_settings_import_nothing_heavy():
+    heavy = {"torch", "transformers", "trl", "peft", "datasets", "matplotlib", "pandas", "lingua", "pyarrow", "ray"}
+    for words in (
+        ["-m", "phoenix_utils.cli", "--help"],
+        ["-m", "phoenix_utils.cli", "release", "--help"],
+        ["-c", "from phoenix_utils import pipeline; print(pipeline.settings_models())"],
+    ):
+        done = subprocess.run([sys.executable, "-X", "importtime", *words], capture_output=True, text=True, check=True)
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "phoenix_utils" in imported and done.stdout and not imported & heavy
 
 
 def test_notebooks_ask_for_the_runs_own_evaluation_rows():

@@ -138,7 +138,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, monkeypatch):
 
 
 def test_no_file_tells_where_it_was_made(released, finished):
-    for path in release.files_of(released):
+    files = release.files_of(released)
+    assert {"README.md", "model.safetensors"} <= {Path(path).name for path in files}
+    for path in files:
         assert str(finished.parent.parent).encode() not in path.read_bytes(), path
 
 

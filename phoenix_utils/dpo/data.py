@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from phoenix_utils import artifacts, chat, tables
+from phoenix_utils.batches import held_out_count
 from phoenix_utils.errors import PhoenixError
 
 if TYPE_CHECKING:
@@ -98,12 +99,7 @@ def set_aside(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datas
     """
     if not share:
         return dataset, None
-    count = round(len(dataset) * share)
-    if not 0 < count < len(dataset):
-        raise PhoenixError(
-            f"eval_share {share:g} of {len(dataset)} pairs sets {count} aside; at least one has to be measured on and "
-            "one trained on"
-        )
+    count = held_out_count(len(dataset), share, "pairs")
     chosen = set(random.Random(seed).sample(range(len(dataset)), count))
     return tuple(
         dataset.select([row for row in range(len(dataset)) if (row in chosen) == aside]) for aside in (False, True)

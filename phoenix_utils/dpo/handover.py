@@ -41,7 +41,7 @@ def load_sft_model(settings: DpoSettings, machine: hardware.Hardware, dtype: str
     to another base.
     """
     folder = artifacts.stage_path(settings.run_dir, "sft")
-    languages = (settings.source_language, settings.language)
+    languages = settings.languages
     whole = (folder / "model").is_dir()
     if whole != (settings.method == "full"):
         was, now = ("full", settings.method) if whole else ("lora or qlora", "full")

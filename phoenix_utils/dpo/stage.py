@@ -92,26 +92,21 @@ def run(settings: DpoSettings) -> dict[str, Any]:
             method=settings.method,
             beta=settings.beta,
             loss_type=settings.loss_type,
-            languages=[settings.source_language, settings.language],
+            languages=list(settings.languages),
             data=stage.manifest["inputs"]["preferences"],
             trained_from=stage.manifest["inputs"]["sft"],
         )
         if processes.rank() > 0:
             return metrics
         metrics = {"pairs": len(dataset), "pairs_too_long": too_long, **metrics, **summary(stage, start)}
-        artifacts.write_json(stage.folder / "metrics.json", metrics)
-        stage.count("steps", metrics["steps"])
-        stage.count("tokens", metrics["tokens"])
-        training.remove_checkpoints(stage)
+        training.finish(stage, metrics)
     return metrics
 
 
 def load_sft_tokenizer(settings: DpoSettings) -> Any:
     """The tokenizer that the SFT stage has saved, chat template included."""
-    folder = artifacts.stage_path(settings.run_dir, "sft")
-    saved = folder / ("model" if (folder / "model").is_dir() else "adapter")
-    languages = (settings.source_language, settings.language)
-    return chat.saved_tokenizer(saved, settings.model, languages)
+    saved = artifacts.trained_weights(artifacts.stage_path(settings.run_dir, "sft"))
+    return chat.saved_tokenizer(saved, settings.model, settings.languages)
 
 
 def ready_trainer(settings: DpoSettings, stage: artifacts.StageRun, tokenizer: Any) -> tuple[Trainer, int]:
@@ -148,9 +143,7 @@ def build_trainer(
     `store` is the folder where tokens and the reference's answers are kept.
     """
     machine = hardware.describe()
-    dtype = training.resolve_dtype(settings.dtype, machine)
-    stage.note("dtype", dtype.name)
-    stage.note("dtype_reason", dtype.reason)
+    dtype = training.noted_dtype(settings, stage, machine)
     progress = stage.progress(len(dataset), "pairs")
     progress.close(f"asking the reference about {len(dataset):,} pairs")
     trainer = Trainer(

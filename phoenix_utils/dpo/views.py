@@ -13,6 +13,7 @@ import numpy as np
 
 from phoenix_utils import artifacts, plots, training
 from phoenix_utils.dpo import diagnostics
+from phoenix_utils.html_table import html_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,16 +98,16 @@ def watch_html(settings: DpoSettings) -> str:
     }
     looks = diagnostics.read_watch(artifacts.stage_path(settings.run_dir, "dpo"))
     shown = [key for key in names if any(look.get(key) not in (None, []) for look in looks)]
-    head = "".join(f"<th>{text}</th>" for text in ("step", *(names[key][0] for key in shown)))
-    body = ""
+    rows = []
     for look in looks:
         cells = [str(look["step"]) if look["step"] else "0, the SFT model"]
         for key in shown:
             value = look.get(key)
             value = sum(value) / len(value) if isinstance(value, list) and value else value
             cells.append("–" if value in (None, []) else names[key][1].format(value))
-        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    return f"<table><tr>{head}</tr>{body}</table>" if looks else "nothing was watched in this run"
+        rows.append(cells)
+    head = ("step", *(names[key][0] for key in shown))
+    return html_table(head, rows) if looks else "nothing was watched in this run"
 
 
 def lengths_html(pairs: Sequence[dict[str, Any]]) -> str:
@@ -124,52 +125,22 @@ def health_html(settings: DpoSettings, metrics: dict[str, Any]) -> str:
     log = [row for row in training.read_log(artifacts.stage_path(settings.run_dir, "dpo")) if "loss" in row]
     change = log[-1]["logps/chosen"] - log[0]["logps/chosen"]
     rows = (
-        (
-            "loss before the first step",
-            f"{metrics['loss_start']:.4f}",
-            "0.6931 (ln 2)",
-            "anything else: the reference is not the SFT model",
-        ),
-        (
-            "margin, last tenth",
-            f"{metrics['rewards/margins']:+.3f}",
-            "rises steadily, 0.1 to a few",
-            "exactly 0: nothing is trained; above 10: the model has run away",
-        ),
-        (
-            "accuracy, last tenth",
-            f"{metrics['rewards/accuracies']:.0%}",
-            "65 to 90 % on the training pairs",
-            "50 % throughout: nothing is learnt; 100 % early: learnt by heart",
-        ),
-        (
-            "loss, last tenth",
-            f"{metrics['loss_last']:.3f}",
-            "0.3 to 0.69, falling",
-            "close to 0, or above 0.693",
-        ),
-        (
-            "log-probability of chosen answers, last batch against first",
-            f"{change:+.1f} nats",
-            "a little up or down; other rows, other lengths",
-            "down by a third or more: the model forgets how to speak",
-        ),
-    )
-    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("", "this run", "healthy", "red flag"))
-    body = "".join(
-        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in row) + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+        ("loss before the first step", f"{metrics['loss_start']:.4f}", "0.6931 (ln 2)",
+         "anything else: the reference is not the SFT model"),
+        ("margin, last tenth", f"{metrics['rewards/margins']:+.3f}", "rises steadily, 0.1 to a few",
+         "exactly 0: nothing is trained; above 10: the model has run away"),
+        ("accuracy, last tenth", f"{metrics['rewards/accuracies']:.0%}", "65 to 90 % on the training pairs",
+         "50 % throughout: nothing is learnt; 100 % early: learnt by heart"),
+        ("loss, last tenth", f"{metrics['loss_last']:.3f}", "0.3 to 0.69, falling", "close to 0, or above 0.693"),
+        ("log-probability of chosen answers, last batch against first", f"{change:+.1f} nats",
+         "a little up or down; other rows, other lengths",
+         "down by a third or more: the model forgets how to speak"),
+    )  # fmt: skip
+    return html_table(("", "this run", "healthy", "red flag"), ([html.escape(text) for text in row] for row in rows))
 
 
 def pair_html(pairs: Sequence[dict[str, Any]]) -> str:
     """Prompt, chosen and rejected answer of some pairs beside each other, escaped."""
-    cell = "<td style='text-align:left;vertical-align:top;white-space:pre-wrap;max-width:24em'>"
-    body = "".join(
-        f"<tr>{cell}{html.escape(pair['prompt'][-1]['content'])}</td>{cell}{html.escape(pair['chosen'][0]['content'])}"
-        f"</td>{cell}{html.escape(pair['rejected'][0]['content'])}</td></tr>"
-        for pair in pairs
-    )
-    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("prompt", "chosen", "rejected"))
-    return f"<table><tr>{head}</tr>{body}</table>"
+    texts = ((pair["prompt"][-1], pair["chosen"][0], pair["rejected"][0]) for pair in pairs)
+    rows = ([html.escape(message["content"]) for message in row] for row in texts)
+    return html_table(("prompt", "chosen", "rejected"), rows)

@@ -12,7 +12,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "stage": ["run", "take_over"],
         "vote": ["ballot"],
         "prompts": ["held_out_prompts", "held_out_rows", "problems", "stage_inputs"],
-        "metrics": ["in_target_language", "is_loop"],
         "views": [
             "answers_side_by_side",
             "differences_table",

@@ -112,17 +112,6 @@ def preferences(rows: Sequence[dict], seed: int = 0) -> dict[str, Any]:
     }
 
 
-def judges_agree(first: Sequence[dict], second: Sequence[dict], seed: int = 0) -> dict[str, Any]:
-    """Kappa and correlations of two judges (or a judge and a reader) on the answers that both scored."""
-    keys = ("model", "question_id", "turn")
-    scores = [
-        {tuple(r[k] for k in keys): r["score"] for r in rows if r["score"] is not None} for rows in (first, second)
-    ]
-    both = sorted(scores[0].keys() & scores[1].keys())
-    found = statistics.agreement(*([each[key] for key in both] for each in scores), seed=seed)
-    return {**{name: interval.as_dict() for name, interval in found.items()}, "answers": len(both)}
-
-
 def surprises(rows: Sequence[dict], earlier: str, later: str) -> list[dict]:
     """Questions by how far the change from `earlier` to `later` is from the usual change, the most surprising first."""
     means = {model: _by_question(own) for model, own in _grouped(rows, "model").items()}

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from phoenix_utils import corpora
-from phoenix_utils.artifacts import fingerprint, stage_path
+from phoenix_utils.artifacts import fingerprint, stage_path, trained_weights
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation.benchmarks import check_tasks
 from phoenix_utils.evaluation.judge import check_judge
@@ -120,7 +120,7 @@ def held_out_rows(kind: str, language: str, run_dir: str | None = None) -> list[
     found = [row for row in read_rows(folder) if row["good"]] if folder and folder.is_dir() else []
     if not found:
         raise PhoenixError(
-            f"There is nothing to ask in {language!r}: the package has held-out rows in English and German, and "
+            f"there is nothing to ask in {language!r}: the package has held-out rows in English and German, and "
             f"{folder or 'no run'} holds no translated ones; run the translation stage with "
             "translation.held_out_rows above 0"
         )
@@ -167,8 +167,7 @@ def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
     # The SFT stage also gives the chat template that the base is asked with.
     names = [*({"sft"} if "base" in settings.models else ()), *(n for n in ("sft", "dpo") if n in settings.models)]
     for name in dict.fromkeys(names):
-        folder = stage_path(settings.run_dir, name)
-        trained[name] = folder / ("model" if (folder / "model").is_dir() else "adapter")
+        trained[name] = trained_weights(stage_path(settings.run_dir, name))
     language, run_dir = settings.language, settings.run_dir
     asked = [
         *held_out_prompts(language, settings.max_prompts, run_dir),

@@ -105,7 +105,7 @@ def collect(
     missing = [name for name in settings.models if not all(file.has(name) for file in files.values())]
     if not missing:
         return
-    languages = (settings.source_language, settings.language)
+    languages = settings.languages
     trained = {name: path for name, path in stage_inputs(settings).items() if name in ("sft", "dpo")}
     contenders = Contenders(settings.model, languages, trained, quantize=trained_in_4_bit(settings))
     stage.note("dtype_reason", hardware.choose_dtype(hardware.describe()).reason)
@@ -171,7 +171,7 @@ def judge_answers(stage: StageRun, settings: EvaluationSettings) -> None:
         settings.judge,
         settings.judge_base_url,
         Kept(stage.folder / "judge_kept.jsonl"),
-        languages=(settings.source_language, settings.language),
+        languages=settings.languages,
         costs=costs,
         concurrency=settings.judge_concurrency,
         seed=settings.seed,

@@ -10,8 +10,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "settings": ["FilteringSettings", "RULES", "stage_inputs"],
-        "rules": ["Finding", "findings"],
-        "stage": ["REJECTED", "run", "token_counter"],
+        "rules": ["findings"],
+        "stage": ["run", "token_counter"],
         "explain": ["explain"],
         "report": [
             "draw_lengths",
@@ -22,7 +22,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "length_points",
             "origins_table",
             "reasons_table",
-            "rejected_examples",
         ],
     },
 )

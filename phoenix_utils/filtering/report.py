@@ -10,6 +10,7 @@ from phoenix_utils import artifacts, pairs, plots, tables
 from phoenix_utils.filtering import lexicon, scoring
 from phoenix_utils.filtering.rules import parts
 from phoenix_utils.filtering.settings import KINDS, RULES, FilteringSettings
+from phoenix_utils.html_table import html_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,15 +191,15 @@ def examples_html(settings: FilteringSettings, per_rule: int = 1, width: int = 3
     """The examples as an HTML table; texts, which may hold anything, are cut to ``width`` and escaped."""
     lines = []
     for example in rejected_examples(settings, per_rule):
-        cells = [
-            f"<b>{example['rule']}</b><br>{_show(example['detail'], width)}<br>"
-            f"<small>{example['kind']}, {_show(example['prompt_id'], width)}, part {example['part']}</small>",
-            _show(example["original"], width),
-            _show(example["text"], width),
-        ]
-        lines.append("<tr>" + "".join(f"<td style='text-align:left;vertical-align:top'>{c}</td>" for c in cells))
-    head = "<tr><th>rule</th><th>source</th><th>translation</th></tr>"
-    return f"<table>{head}{''.join(lines)}</table>" if lines else "<p>No row was rejected.</p>"
+        lines.append(
+            [
+                f"<b>{example['rule']}</b><br>{_show(example['detail'], width)}<br>"
+                f"<small>{example['kind']}, {_show(example['prompt_id'], width)}, part {example['part']}</small>",
+                _show(example["original"], width),
+                _show(example["text"], width),
+            ]
+        )
+    return html_table(("rule", "source", "translation"), lines) if lines else "<p>No row was rejected.</p>"
 
 
 def _show(text: str | None, width: int) -> str:

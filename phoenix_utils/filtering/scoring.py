@@ -137,7 +137,7 @@ def open_translator(settings: FilteringSettings) -> engines.Engine:
     return engines.open_engine(
         made["engine"],
         made["model"],
-        languages=(settings.source_language, settings.language),
+        languages=settings.languages,
         quantize=made["load_in_4bit"],
         batch_tokens=made["batch_tokens"],
         num_gpus=made["num_gpus"],

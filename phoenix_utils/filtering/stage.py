@@ -90,7 +90,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
 
 def token_counter(settings: FilteringSettings) -> Callable[[list[dict]], int]:
     """A function that counts a conversation's tokens in the student's chat template."""
-    languages = (settings.source_language, settings.language)
+    languages = settings.languages
     tokenizer = chat.apply_template(models.load_tokenizer(settings.model, languages))
 
     def count(messages: list[dict]) -> int:
@@ -131,7 +131,7 @@ def length_centre(settings: FilteringSettings, inputs: dict[str, Path], least: i
     What is known from human pairs where there are some (`lexicon.length_centre`); else the median of the run's own
     texts, within 2/3 and 3/2, so that a corpus of broken translations cannot call itself normal.
     """
-    known = lexicon.length_centre(settings.source_language, settings.language)
+    known = lexicon.length_centre(*settings.languages)
     if known is not None:
         return known
     ratios = []
@@ -227,12 +227,14 @@ def _refuse_nothing_kept(summary: dict, folder: Path) -> None:
         if part["kept"]:
             continue
         if not part["rows_in"]:
-            raise PhoenixError(f"The translated {kind} corpus has no rows: nothing to filter.")
+            raise PhoenixError(
+                f"the translated {kind} corpus has no rows: look at the translation stage, there is nothing to filter"
+            )
         reasons = ", ".join(f"{rule} {count}" for rule, count in part["rules"].items() if count)
         steps = [f"{step['rule']:18}{-step['removed']:>10,}{step['left']:>10,} left" for step in part["waterfall"]
                  if step["removed"]]  # fmt: skip
         raise PhoenixError(
-            f"None of the {part['rows_in']:,} translated {kind} rows passes the filters ({reasons}). Look at "
-            f"{folder / 'report.html'}: mend the translation, or loosen the rule that is too strict.\n"
+            f"none of the {part['rows_in']:,} translated {kind} rows passes the filters ({reasons}): look at "
+            f"{folder / 'report.html'}, and mend the translation, or loosen the rule that is too strict\n"
             + "\n".join([f"{'translated':18}{part['rows_in']:>20,}", *steps])
         )

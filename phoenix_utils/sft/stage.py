@@ -39,7 +39,7 @@ def run(settings: SftSettings, watch: Callable[[], None] | None = None) -> dict[
     ):
         if stage.is_complete:
             return artifacts.read_json(stage.folder / "metrics.json")
-        languages = (settings.source_language, settings.language)
+        languages = settings.languages
         tokenizer = chat.apply_template(models.load_tokenizer(settings.model, languages), settings.chat_template)
         dataset, too_long = tokenize(
             read_conversations(inputs["chat"]),
@@ -63,10 +63,7 @@ def run(settings: SftSettings, watch: Callable[[], None] | None = None) -> dict[
         )
         if processes.rank() > 0:
             return metrics
-        artifacts.write_json(stage.folder / "metrics.json", metrics)
-        stage.count("steps", metrics["steps"])
-        stage.count("tokens", metrics["tokens"])
-        training.remove_checkpoints(stage)
+        training.finish(stage, metrics)
     return metrics
 
 
@@ -79,12 +76,7 @@ def set_aside(dataset: Dataset, settings: SftSettings) -> tuple[Dataset, Dataset
         if settings.early_stopping_patience:
             raise PhoenixError("early_stopping_patience needs rows to measure on; set eval_share, say to 0.1")
         return dataset, None
-    held_out = round(len(dataset) * settings.eval_share)
-    if not 0 < held_out < len(dataset):
-        raise PhoenixError(
-            f"eval_share {settings.eval_share:g} of {len(dataset)} rows sets {held_out} aside; at least one has to be "
-            "measured on and one trained on"
-        )
+    held_out = batches.held_out_count(len(dataset), settings.eval_share, "rows")
     parts = dataset.train_test_split(held_out, seed=settings.seed)
     return parts["train"], parts["test"]
 
@@ -99,12 +91,10 @@ def build_trainer(
 ) -> Trainer:
     """TRL's trainer for these settings on this machine, its adapter already on the model."""
     machine = hardware.describe()
-    dtype = training.resolve_dtype(settings.dtype, machine)
-    stage.note("dtype", dtype.name)
-    stage.note("dtype_reason", dtype.reason)
+    dtype = training.noted_dtype(settings, stage, machine)
     model = models.load_model(
         settings.model,
-        (settings.source_language, settings.language),
+        settings.languages,
         hardware=machine,
         dtype=training.weights_dtype(settings.method, dtype.name, machine.device),
         quantize=settings.method == "qlora",

@@ -153,9 +153,9 @@ def cpu_speed(parameters_b: float, cores: int) -> float:
     return CPU_CHARACTERS_PER_SECOND * scale / _number("parameters_b", parameters_b, positive=True)
 
 
-def fits(name: str, parameters_b: float, count: int = 1) -> bool:
-    """Whether weights in 16 bits leave a tenth of the memory of `count` GPUs to work in."""
-    return parameters_b * 1e9 * 2 <= 0.9 * gpu_offer(name).memory_gb * 2**30 * count
+def fits(name: str, parameters_b: float) -> bool:
+    """Whether weights in 16 bits leave a tenth of a GPU's memory to work in."""
+    return parameters_b * 1e9 * 2 <= 0.9 * gpu_offer(name).memory_gb * 2**30
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,6 @@ class PaperFigure:
     def euros_per_million(self) -> float:
         """EUR for a million source characters."""
         return self.euros / PAPER_CHARACTERS * 1e6
-
-    @property
-    def times_cheaper(self) -> float:
-        """How many times cheaper than the service: the paper's "100 times" is the rented GPU's number alone."""
-        return PAPER_EUROS_SERVICE / self.euros
 
 
 def paper_figures(

@@ -79,7 +79,7 @@ def _package(name: str, source: str, target: str) -> Iterator[ParallelRow]:
 def _moses(source_file: Path, target_file: Path) -> Iterator[ParallelRow]:
     for file in (source_file, target_file):
         if not file.is_file():
-            raise PhoenixError(f"Moses pairs need two files, and {file} does not exist")
+            raise PhoenixError(f"Moses pairs need two files, and {file} does not exist: lay it beside its partner")
     with source_file.open(encoding="utf-8") as first, target_file.open(encoding="utf-8") as second:
         for number, (one, other) in enumerate(zip_longest(first, second), 1):
             if one is None or other is None:
@@ -94,7 +94,7 @@ def _moses(source_file: Path, target_file: Path) -> Iterator[ParallelRow]:
 def _tsv(path: Path, source: str, target: str) -> Iterator[ParallelRow]:
     """Tab-separated: a header with known names, or the last two columns, the first of more being the document."""
     if not path.is_file():
-        raise PhoenixError(f"the file {path} does not exist")
+        raise PhoenixError(f"the file {path} does not exist: name one that holds parallel text")
     opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     columns = None
     with opened as lines:
@@ -137,7 +137,8 @@ def _records(name: str, source: str, target: str) -> Iterator[ParallelRow]:
             )
         texts = [values[names[column]] for column in columns[:2]]
         if not all(isinstance(text, str) for text in texts):
-            raise PhoenixError(f"{place} holds {type(texts[0]).__name__} and {type(texts[1]).__name__}, not two texts")
+            kinds = " and ".join(type(text).__name__ for text in texts)
+            raise PhoenixError(f"{place} holds {kinds}, not two texts: mend or drop the row")
         document = next((str(row[key]) for key in _DOCUMENT_NAMES if row.get(key) is not None), "")
         yield ParallelRow(texts[0].strip(), texts[1].strip(), document, place.strip(" ,"))
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from phoenix_utils.artifacts import read_json
+from phoenix_utils.html_table import html_table
 from phoenix_utils.tables import read_rows
 from phoenix_utils.translation.protect import protected_spans
 from phoenix_utils.translation.segments import Document
@@ -48,27 +49,10 @@ def segment_rows(folder: Path) -> list[dict]:
 
 def segment_table(segments: list[dict]) -> str:
     """HTML table of segments: source, translation, why it ended, mean log-probability, attempt, fault; escaped."""
-    head = (
-        "<tr><th>source</th><th>translation</th><th>ended by</th><th>mean log-probability</th>"
-        "<th>attempt</th><th>fault</th></tr>"
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td style='text-align:left;vertical-align:top'>{html.escape(str(value))}</td>"
-            for value in (
-                segment["text"],
-                segment["translation"],
-                segment["finish_reason"],
-                f"{segment['mean_logprob']:.2f}",
-                segment["attempt"],
-                segment["fault"],
-            )
-        )
-        + "</tr>"
-        for segment in segments
-    )
-    return f"<table>{head}{body}</table>"
+    columns = {"source": "text", "translation": "translation", "ended by": "finish_reason",
+               "mean log-probability": "mean_logprob", "attempt": "attempt", "fault": "fault"}  # fmt: skip
+    rows = ({**segment, "mean_logprob": f"{segment['mean_logprob']:.2f}"} for segment in segments)
+    return html_table(list(columns), ([html.escape(str(row[name])) for name in columns.values()] for row in rows))
 
 
 def translation_summary(folder: Path) -> dict[str, float | int]:

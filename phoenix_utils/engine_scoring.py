@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from phoenix_utils.engines import SHARED_PREFIX_MIN
+from phoenix_utils.engine_inputs import SHARED_PREFIX_MIN
 
 TargetScore = tuple[list[float], list[bool]]
 """Log-probability (nats) of each token of a target, and whether each is the likeliest in its place."""
