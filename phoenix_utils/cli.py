@@ -113,8 +113,8 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
     machine, settings = hardware.describe(), plan.settings("translation")
     for line in needs.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
         console.print(line)
-    if command := needs.launch_command(plan, profile, overrides or [], out):
-        console.print(f"sft on all GPUs: {command}", soft_wrap=True, markup=False)
+    for stage, command in needs.launch_commands(plan, profile, overrides or [], out).items():
+        console.print(f"{stage} on all GPUs: {command}", soft_wrap=True, markup=False)
     if plan.profile.name == "paper":
         from phoenix_utils import scale
 

@@ -116,7 +116,8 @@ def estimate_stage_gb(stage: str, settings: Any, hardware: Hardware, devices: in
 
     `settings` is any object with the stage's fields. Training stages are estimated by `parts_gb`, as if every row had
     `max_length` tokens and all of them were trained on; the others only read the model: its weights (on a CPU in
-    float32 once more, in oneDNN's order: `cpu_linear.py`), and a fifth for caches and activations.
+    float32 once more, in oneDNN's order: `cpu_linear.py`), and a fifth for caches and activations. Ray's workers on
+    one machine without GPUs share its memory, so all of them count.
     """
     shape = known_shape(settings.model)
     if "parameters_b" not in shape:
@@ -125,7 +126,8 @@ def estimate_stage_gb(stage: str, settings: Any, hardware: Hardware, devices: in
         dtype = choose_dtype(hardware).name
         size = NF4_BYTES if getattr(settings, "load_in_4bit", False) else BYTES[dtype]
         copies = 2 if hardware.device == "cpu" and size == BYTES["float32"] else 1
-        return shape["parameters_b"] * 1e9 * size * (copies + 0.2) / 2**30 + PROGRAM_GB
+        workers = getattr(settings, "copies", 1) if hardware.device == "cpu" else 1
+        return workers * (shape["parameters_b"] * 1e9 * size * (copies + 0.2) / 2**30 + PROGRAM_GB)
     return estimate_gb(**_step(stage, settings, hardware, devices), **shape)
 
 

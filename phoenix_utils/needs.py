@@ -71,17 +71,18 @@ def memory_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def launch_command(plan: Plan, profile: str, overrides: list[str], out: str | None) -> str | None:
-    """The command that trains SFT on all GPUs of a profile, one process for each; None where it has one at most.
+def launch_commands(plan: Plan, profile: str, overrides: list[str], out: str | None) -> dict[str, str]:
+    """The commands that train SFT and DPO on all GPUs of a profile, one process for each; none where it has one.
 
     `profile`, `overrides` and `out` are those that the plan was made of. Full fine-tuning is cut into shards (FSDP), an
     adapter's training has a whole copy on each GPU.
     """
     gpus = plan.profile.hardware.gpus
-    if gpus < 2:
-        return None
-    kind = "fsdp" if plan.settings("sft").method == "full" else "ddp"
-    config = os.path.relpath(data_folder("profiles") / "accelerate" / f"{kind}.yaml")
-    launch = ["accelerate", "launch", "--config_file", config, "--num_processes", str(gpus)]
-    words = [*launch, "-m", "phoenix_utils.sft", profile, *(word for text in overrides for word in ("--set", text))]
-    return shlex.join([*words, *(["--out", out] if out else [])])
+    words = [profile, *(word for text in overrides for word in ("--set", text)), *(["--out", out] if out else [])]
+    commands = {}
+    for stage in ("sft", "dpo") if gpus > 1 else ():
+        kind = "fsdp" if plan.settings(stage).method == "full" else "ddp"
+        config = os.path.relpath(data_folder("profiles") / "accelerate" / f"{kind}.yaml")
+        launch = ["accelerate", "launch", "--config_file", config, "--num_processes", str(gpus)]
+        commands[stage] = shlex.join([*launch, "-m", "phoenix_utils.cli", stage, *words])
+    return commands

@@ -25,6 +25,11 @@ from phoenix_utils.errors import RESUMES, PhoenixError
 
 # Seconds that a cluster gets to answer, and that its first worker gets to start in (which loads no model yet).
 ANSWERS_IN, STARTS_IN = 5.0, 120.0
+# What each kind of address answers at once, as (gRPC method, request): CheckAlive, and PING of the client's server.
+ASKED = {
+    "": ("/ray.rpc.NodeInfoGcsService/CheckAlive", b""),
+    "ray://": ("/ray.rpc.RayletDriver/ClusterInfo", b"\x08\x06"),
+}
 # Pieces with one worker: one that it works on, and one that waits, so that the worker need not.
 AT_ONCE = 2
 # So many workers may die over one piece: a machine that is taken away is bad luck, three are a cause.
@@ -72,28 +77,34 @@ def join(address: str | None) -> None:
     try:
         # Ray's own messages about workers would stand between progress lines; what matters is said by `map`.
         ray.init(address or "local", log_to_driver=False, logging_level="CRITICAL", **({} if address else local))
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+    except Exception as error:  # a bare one where a busy machine starts its node too slowly
         where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start on this machine"
-        raise PhoenixError(
-            f"{where} ({_reason(error)}): every machine needs the same versions of Python and Ray"
-        ) from error
+        advice = "every machine needs the same versions of Python and Ray" if address else "try again when it is idle"
+        raise PhoenixError(f"{where} ({_reason(error)}): {advice}") from error
     _joined[:] = [address]
 
 
 def _knock(address: str) -> None:
-    """Ray waits a minute for a cluster that is not there, and may end this process then; so ask first."""
+    """Ray waits a minute, or for ever, for a cluster that is not there or at its other port; so ask first."""
     import grpc
 
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         return  # such a cluster does not answer without its certificates
+    method, request = ASKED["ray://" if address.startswith("ray://") else ""]
     with grpc.insecure_channel(address.removeprefix("ray://")) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=ANSWERS_IN)
-        except grpc.FutureTimeoutError:
+            channel.unary_unary(method)(request, timeout=ANSWERS_IN, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                found = "something answers that does not know this kind of address"
+            elif error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                found = f"no Ray cluster answered in {ANSWERS_IN:.0f} seconds"
+            else:
+                return  # one that wants a token, say: it is there
             raise PhoenixError(
-                f"ray_address is {address!r}, where no Ray cluster answered in {ANSWERS_IN:.0f} seconds: check that it "
-                "runs (ray status), that its port is open (6379 for host:port, 10001 for ray://), or leave "
-                "translation.ray_address empty for a cluster on this machine"
+                f"ray_address is {address!r}, where {found}: check that the cluster runs (ray status), that its port "
+                "is open and the right one (6379 for host:port, 10001 for ray://), or leave translation.ray_address "
+                "empty for a cluster on this machine"
             ) from None
 
 

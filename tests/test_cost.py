@@ -168,10 +168,25 @@ def test_a_large_source_is_counted_in_part_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "MOST_COUNTED", 2)
     path = tmp_path / "c.jsonl"
     path.write_text((json.dumps({"prompt": "ab", "chosen": "c", "rejected": "d"}) + "\n") * 3)
-    settings = TranslationSettings(preferences=str(path), max_rows=1)
-    assert forecast._part(str(path), "pairs", 2) == forecast.Volume(8, "counted")
-    assert forecast._part(str(path), "pairs", None) == forecast.Volume(8, "only the first 2 rows of a source counted")
-    assert "counted" in forecast.volume(settings).basis
+    settings = TranslationSettings(chat=str(path), preferences=str(path), max_rows=2)
+    assert forecast.volume(settings) == forecast.Volume(16, "counted")
+    part = forecast.volume(settings.model_copy(update={"max_rows": None}))
+    assert part == forecast.Volume(16, "only the first 2 rows of a source counted")
+
+
+def test_what_the_evaluation_needs_translated_counts_too():
+    german, dutch = (TranslationSettings(language=language, held_out_rows=3) for language in ("de", "nl"))
+    without = dutch.model_copy(update={"held_out_rows": 0})
+    assert forecast.volume(without) == forecast.volume(german)
+    asked = [corpora.spread(read("en"), 3) for read in (corpora.held_out_chat, corpora.held_out_preferences)]
+    texts = [message["content"] for row in asked[0] for message in row["messages"]]
+    texts += [
+        text
+        for row in asked[1]
+        for text in (row["prompt"], *(row[side][-1]["content"] for side in ("chosen", "rejected")))
+    ]
+    texts += [text for row in corpora.spread(corpora.questions("en"), 3) for text in row["turns"] + row["reference"]]
+    assert forecast.volume(dutch).characters - forecast.volume(german).characters == sum(map(len, texts))
 
 
 def test_the_papers_sources_are_estimated_and_others_are_unknown():
@@ -229,6 +244,11 @@ def test_a_speed_that_was_measured_is_used_for_the_same_model_only(tmp_path):
     assert "measured in" in lines(same)
     other = same.model_copy(update={"model": "org/b-1b"})
     assert forecast.speed(other, HardwareNeeds(), TWO_CORES).characters_per_second != 12.5
+    two, three = (same.model_copy(update={"engine": "ray", "ray_workers": number}) for number in (2, 3))
+    manifest["notes"]["engine"] = two.on_ray
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = [forecast.speed(each, HardwareNeeds(), TWO_CORES).characters_per_second for each in (same, two, three)]
+    assert found == [None, 12.5, None]
     manifest["notes"] = {}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert forecast.speed(same, HardwareNeeds(), TWO_CORES).characters_per_second is None

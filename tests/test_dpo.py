@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import launched
 import pytest
 import tiny_models
 import torch
@@ -297,6 +298,25 @@ def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path)
     assert [row["loss"] for row in log] == pytest.approx([row["loss"] for row in whole], abs=1e-6)
     resumed, never = weights_of(folder_of(settings)), weights_of(tmp_path / "whole")
     assert all(torch.allclose(resumed[name], never[name], atol=1e-6) for name in never)
+
+
+def test_two_processes_train_as_one(settings, tmp_path, monkeypatch):
+    """`accelerate launch` with the shipped configuration, on two CPU processes, against one process."""
+    import shutil
+
+    settings = settings.model_copy(update={"max_pairs": 8, "dtype": "float32"})
+    two = settings.model_copy(update={"run_dir": str(tmp_path / "two")})
+    shutil.copytree(settings.run_dir, two.run_dir)
+    run(settings)
+    monkeypatch.setenv("PHOENIX_CACHE", str(tmp_path / "cache of two"))
+    launched.train("dpo", two)
+    notes = artifacts.read_json(folder_of(two) / "manifest.json")["notes"]
+    assert notes["batch"].endswith("x 2 devices") and notes["reference"] == "asked once, before the first step"
+    assert "0.6931" in notes["start"]
+    curves = [training.read_curve(folder_of(each)) for each in (settings, two)]
+    assert len(curves[0]) == 2 and curves[1] == [pytest.approx(line, abs=1e-3) for line in curves[0]]
+    weights = [weights_of(folder_of(each)) for each in (settings, two)]
+    assert all(torch.allclose(weights[1][name], value, atol=1e-3) for name, value in weights[0].items())
 
 
 def noted(settings):

@@ -11,6 +11,7 @@ from phoenix_utils.hardware import Gpu, Hardware
 from phoenix_utils.memory import estimate_gb
 from phoenix_utils.profile import find_profile, load_profile
 from phoenix_utils.sft import SftSettings
+from phoenix_utils.translation import TranslationSettings
 
 CPU = Hardware(2, 8.0)
 T4 = Hardware(2, 12.7, (Gpu("Tesla T4", 15.0, (7, 5)),))
@@ -79,6 +80,19 @@ def test_a_training_stage_is_estimated_from_its_settings():
     assert memory.estimate_stage_gb("sft", SftSettings(per_device_train_batch_size=8), CPU) > sft
     assert 0.8 < memory.estimate_stage_gb("translation", SftSettings(), CPU) < sft
     assert memory.estimate_stage_gb("sft", SftSettings(model="someone/unsized"), CPU) is None
+
+
+def test_all_workers_of_one_machine_without_gpus_count():
+    one = TranslationSettings()
+    three = one.model_copy(update={"engine": "ray", "ray_workers": 3})
+    gpu = Hardware(8, 64, gpus=(Gpu("A", 80.0, (8, 0)),) * 3)
+    for machine, settings, times in (
+        (CPU, three, 3),
+        (CPU, three.model_copy(update={"ray_address": "head:6379"}), 1),
+        (gpu, three, 1),
+    ):
+        needed = [memory.estimate_stage_gb("translation", each, machine) for each in (one, settings)]
+        assert needed[1] == pytest.approx(times * needed[0])
 
 
 @given(st.floats(2.0, 90.0), st.sampled_from(["full", "lora", "qlora"]), st.integers(1, 32))

@@ -74,17 +74,20 @@ def test_check_prints_every_setting_of_every_profile(name):
 
 
 @pytest.mark.parametrize("method, config", [("full", "fsdp"), ("lora", "ddp")])
-def test_check_prints_the_command_for_several_gpus_and_accelerate_reads_it(method, config):
+def test_check_prints_the_commands_for_several_gpus_and_accelerate_reads_them(method, config):
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    words = ["paper", "--set", f"sft.method={method}", "--set", "hardware.gpus=4", "--out", "runs/a test"]
-    [line] = [line for line in phoenix("check", *words).stdout.splitlines() if "accelerate launch" in line]
-    launch, *typed = shlex.split(line.removeprefix("sft on all GPUs: accelerate "))
-    read = launch_command_parser().parse_args(typed)
-    assert (launch, read.module, read.training_script) == ("launch", True, "phoenix_utils.sft")
-    assert read.num_processes == 4 and read.training_script_args == words
-    assert read.config_file.endswith(f"/{config}.yaml") and load_config_from_file(read.config_file).num_processes == 8
+    changes = (f"sft.method={method}", f"dpo.method={method}", "hardware.gpus=4")
+    words = ["paper", *(word for change in changes for word in ("--set", change)), "--out", "runs/a test"]
+    lines = [line for line in phoenix("check", *words).stdout.splitlines() if "accelerate launch" in line]
+    for stage, line in zip(("sft", "dpo"), lines, strict=True):
+        launch, *typed = shlex.split(line.removeprefix(f"{stage} on all GPUs: accelerate "))
+        read = launch_command_parser().parse_args(typed)
+        assert (launch, read.module, read.training_script) == ("launch", True, "phoenix_utils.cli")
+        assert read.num_processes == 4 and read.training_script_args == [stage, *words]
+        assert read.config_file.endswith(f"/{config}.yaml")
+        assert load_config_from_file(read.config_file).num_processes == 8
 
 
 def test_check_of_one_device_prints_no_such_command():

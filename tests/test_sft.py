@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import launched
 import pytest
 import tiny_models
 import torch
@@ -239,27 +240,11 @@ def test_a_token_weighs_the_same_however_the_batch_is_split(settings, tmp_path):
 
 def test_two_processes_train_as_one(settings, tmp_path):
     """`accelerate launch` with the shipped configuration, on two CPU processes, against one process."""
-    config = ROOT / "profiles" / "accelerate" / "ddp.yaml"
-    rows = tiny_models.rows("conversations", 8)
     curves = {}
-    for name, launcher in (
-        ("one", [sys.executable]),
-        ("two", [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config),
-                 "--num_processes", "2", "--main_process_port", "0"]),
-    ):  # fmt: skip
-        directory = tiny_models.save_kept_rows(tmp_path / name, rows, [])
-        for stage in ("translation", "filtering"):
-            artifacts.write_json(artifacts.stage_path(str(directory), stage) / "manifest.json", {"status": "complete"})
-        changes = {"model": settings.model, "global_batch": 4, "max_length": 2048, "learning_rate": 5e-3, "lora_r": 4}
-        words = [word for key, value in changes.items() for word in ("--set", f"sft.{key}={value}")]
-        done = subprocess.run(
-            [*launcher, "-m", "phoenix_utils.sft", "mini", "--out", str(directory), *words],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+    for name, train in (("one", run), ("two", lambda asked: launched.train("sft", asked))):
+        directory = tiny_models.save_kept_rows(tmp_path / name, tiny_models.rows("conversations", 8), [])
+        changes = {"run_dir": str(directory), "global_batch": 4, "dtype": "float32"}
+        train(settings.model_copy(update=changes))
         folder = artifacts.stage_path(str(directory), "sft")
         manifest = artifacts.read_json(folder / "manifest.json")
         assert manifest["status"] == "complete" and (folder / "adapter" / "adapter_config.json").is_file()

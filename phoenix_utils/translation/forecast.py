@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from phoenix_utils import artifacts, corpora, hardware, sources
+from phoenix_utils import artifacts, hardware, sources
 from phoenix_utils.hardware import Hardware
 from phoenix_utils.profile import HardwareNeeds
 from phoenix_utils.translation import cost
+from phoenix_utils.translation.rows import Table, tables_of
 from phoenix_utils.translation.settings import TranslationSettings
 
 # Rows of the paper's sources and of their other editions, from their cards.
@@ -43,47 +44,38 @@ class Speed:
 
 
 def volume(settings: TranslationSettings) -> Volume:
-    """How much text a run translates: all messages, and of pairs the prompt and both answers.
+    """How much text a run translates: all messages, of pairs the prompt and both answers, and the evaluation's texts
+    where nobody wrote them in the language.
 
     An upper bound for local sources, since code is kept and a repeated segment is translated once. Raises PhoenixError
     for a local source that cannot be read.
     """
-    parts = [_part(settings.chat, "chat", settings.max_rows), _part(settings.preferences, "pairs", settings.max_rows)]
+    parts = [_part(table, getattr(settings, name, ""), settings) for name, table in tables_of(settings).items()]
     unknown = [part.basis for part in parts if part.characters is None]
     if unknown:
         return Volume(None, " and ".join(dict.fromkeys(unknown)))
     return Volume(sum(part.characters for part in parts), "; ".join(dict.fromkeys(part.basis for part in parts)))
 
 
-def _part(source: str, kind: str, max_rows: int | None) -> Volume:
+def _part(table: Table, source: str, settings: TranslationSettings) -> Volume:
+    """Volume of one table; `source` is "" for the evaluation's, which come from the package."""
     if not sources.is_hub_name(source):
-        return _counted(source, kind, max_rows)
+        return _counted(table.rows(settings))
     name, _, split = source.partition(":")
     if name not in KNOWN_ROWS or (split and not split.startswith("train")):
         return Volume(None, source)
-    rows = min(max_rows or KNOWN_ROWS[name], KNOWN_ROWS[name])
+    rows = min(settings.max_rows or KNOWN_ROWS[name], KNOWN_ROWS[name])
     basis = f"not read: the paper's mean, {_rounded(MEAN_ROW_CHARACTERS)} a row"
     return Volume(round(rows * MEAN_ROW_CHARACTERS), basis)
 
 
-def _counted(source: str, kind: str, max_rows: int | None) -> Volume:
-    read, lengths = (corpora.read_chat, _chat_length) if kind == "chat" else (corpora.read_preferences, _pair_length)
-    cut = max_rows is None or max_rows > MOST_COUNTED
-    total = count = 0
-    for row in read(source, MOST_COUNTED + 1 if cut else max_rows):
-        count += 1
-        if count > MOST_COUNTED:
+def _counted(rows: Iterator[tuple[dict, dict[str, str]]]) -> Volume:
+    total = 0
+    for count, (_, texts) in enumerate(rows):
+        if count == MOST_COUNTED:
             return Volume(total, f"only the first {MOST_COUNTED:,} rows of a source counted")
-        total += sum(lengths(row))
+        total += sum(map(len, texts.values()))
     return Volume(total, "counted")
-
-
-def _chat_length(row: dict) -> Iterator[int]:
-    return (len(message["content"]) for message in row["messages"])
-
-
-def _pair_length(row: dict) -> Iterator[int]:
-    return map(len, (row["prompt"], row["chosen"][-1]["content"], row["rejected"][-1]["content"]))
 
 
 def speed(settings: TranslationSettings, needs: HardwareNeeds, machine: Hardware) -> Speed:
@@ -122,7 +114,9 @@ def _measured(settings: TranslationSettings) -> float | None:
     manifest = artifacts.read_json(path)
     asked = settings.fingerprint_values()
     same = all(manifest["settings"].get(name) == asked[name] for name in ("model", "engine"))
-    return manifest["notes"].get("characters_per_second") if same else None
+    engine = manifest["notes"].get("engine", "")
+    workers = engine if engine.endswith("Ray workers") else ""
+    return manifest["notes"].get("characters_per_second") if same and workers == settings.on_ray else None
 
 
 def cost_lines(settings: TranslationSettings, needs: HardwareNeeds, machine: Hardware) -> list[str]:

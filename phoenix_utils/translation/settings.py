@@ -112,6 +112,16 @@ class TranslationSettings(StageSettings):
         return self.ray_engine if self.engine == "ray" else self.engine
 
     @property
+    def on_ray(self) -> str:
+        """What translates with engine ray, for the manifest; "" with any other."""
+        return f"{self.ray_engine} on {self.ray_workers} Ray workers" if self.engine == "ray" else ""
+
+    @property
+    def copies(self) -> int:
+        """Translators that one machine may hold at once: all of Ray's workers, unless a cluster was named for them."""
+        return self.ray_workers if self.engine == "ray" and not self.ray_address else 1
+
+    @property
     def gpus(self) -> int:
         """GPUs that translate, those of all workers together."""
         return self.num_gpus * (self.ray_workers if self.engine == "ray" else 1)

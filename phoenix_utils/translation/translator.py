@@ -124,7 +124,7 @@ class Translator:
     def engine_name(self) -> str:
         """What translates, for the manifest; the model is loaded for it, or the cluster joined."""
         if self.workers:
-            return f"{self.settings.ray_engine} on {self.workers.number} Ray workers"
+            return self.settings.on_ray
         return type(self.engine).__name__
 
     def prompt(self, text: str, examples: dict[str, list[tuple[str, str]]] = EXAMPLES) -> str:
