@@ -146,10 +146,16 @@ def run_sweep(
     Run again after a kill, it goes on where it was. A failing cell does not stop the others; it is named in what is
     returned (`Cell.failure`), and cells that need the stage that failed are not tried.
     """
-    from phoenix_utils import sweep_table
-
     folder = sweep_folder(sweep, out)
     cells = make_cells(sweep, folder)
+    with artifacts.only_one(folder / ".sweep.lock", folder):
+        _run_cells(sweep, folder, cells, say, show_line)
+    return cells
+
+
+def _run_cells(sweep: Sweep, folder: Path, cells: list[Cell], say: Callable, show_line: Callable) -> None:
+    from phoenix_utils import sweep_table
+
     made: dict[str, Cell] = {}
     for number, cell in enumerate(cells, 1):
         name = cell.plan.run_dir.name
@@ -161,7 +167,6 @@ def run_sweep(
             cell.failure = str(error).splitlines()[0]
             say(f"  failed: {cell.failure}")
         sweep_table.write_results(sweep, folder, cells[:number])
-    return cells
 
 
 def _run_or_share(cell: Cell, stage: str, made: dict[str, Cell], say: Callable, show_line: Callable) -> None:
