@@ -156,7 +156,7 @@ def read_only(trial: Trial) -> Told:
 
 def memory(trial: Trial) -> Told:
     """Less memory than the stage needs."""
-    more = trial.random.randint(0, 200) * 2**20
+    more = int(2 ** trial.random.uniform(18, 28))  # bytes, from a quarter of a MB to 256 MB
 
     def prepare() -> None:
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -293,7 +293,7 @@ KINDS: dict[str, tuple[Callable[[Trial], Told], tuple[str, ...]]] = {
     "SIGTERM": (sigterm, (*STAGES, "runner", "sweep")),
     "full disk": (full_disk, (*STAGES, "runner")),
     "read-only folder": (read_only, (*STAGES, "runner", "sweep")),
-    "out of memory": (memory, tuple(STAGES)),
+    "out of memory": (memory, tuple(STAGES[1:])),
     "clock": (clock, tuple(STAGES)),
     "two at once": (two_at_once, (*STAGES, "runner", "sweep")),
     "damaged product": (damage_finished, (*STAGES, "runner", "sweep")),
@@ -322,11 +322,7 @@ def judge(trial: Trial, kind: str) -> Verdict:
         return Verdict("unclear", story=story)
     if sentence := first.how == "refused" and kind != "server" and unclear(first.text):
         return Verdict("unclear", story=f"{story}: {sentence}")
-    started = time.monotonic()
     again = trial.start().wait()
-    if again.how == "done":
-        seconds = trial.shop.seconds
-        seconds[trial.stage] = min(seconds[trial.stage], max(time.monotonic() - started, seconds[trial.stage] / 2))
     story = f"{story}; again: {again.how} {again.text}"
     if again.how == "refused" and not unclear(again.text):
         return Verdict("refused", story=story)

@@ -47,7 +47,7 @@ LANGUAGES = ("en", "de")
 # What differs between two undisturbed runs.
 TIMES = {
     *("seconds", "tokens_per_second", "characters_per_second", "resumed_from_step", "peak_memory_gb", "finished"),
-    *("machine", "versions", "segments_reused", "outputs", "check", "phoenix", "translator", "engine", "reference"),
+    *("machine", "versions", "segments_reused", "outputs", "checksum", "phoenix", "translator", "engine", "reference"),
     *("seconds_saved", "cost"),
 }
 
@@ -111,9 +111,12 @@ class Workshop:
         pipeline.notebook_path = lambda name: folder / "notebooks" / f"{artifacts.STAGE_FOLDERS[name]}.ipynb"
         last = max((STAGES.index(stage) for stage in stages if stage in STAGES), default=-1)
         for stage in [*STAGES[: last + 1], *(stage for stage in stages if stage not in STAGES)]:
-            started = time.monotonic()
             self._make_template(stage)
-            self.seconds[stage] = time.monotonic() - started
+            if stage in stages:
+                self.copy(stage, timed := folder / f"timed_{stage}")
+                started = time.monotonic()
+                self.start(stage, timed).wait()
+                self.seconds[stage] = time.monotonic() - started
 
     def _make_template(self, stage: str) -> None:
         """Run a stage undisturbed, and have here what it has imported, so that no trial has to import it."""
@@ -308,9 +311,13 @@ class Child:
 
 def contents(folder: Path) -> dict[str, Any]:
     """What a folder of products says, by file: rows, values, weights; without times, pages and pictures."""
-    return {
-        str(path.relative_to(folder)): read(path) for path in sorted(folder.rglob("*")) if path.is_file() and kept(path)
-    }
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and kept(path)):
+        try:
+            found[str(path.relative_to(folder))] = read(path)
+        except Exception as error:  # whatever a reader says to a file that nobody has noticed to be damaged
+            found[str(path.relative_to(folder))] = f"unreadable: {error}"
+    return found
 
 
 def kept(path: Path) -> bool:

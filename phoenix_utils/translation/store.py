@@ -72,7 +72,8 @@ class SegmentStore:
             self.connection.commit()
         except sqlite3.DatabaseError as error:
             raise PhoenixError(
-                f"{path} cannot be used ({error}): if it is damaged, move it away and run again"
+                machine_trouble(error, path)
+                or f"{path} cannot be used ({error}): if it is damaged, move it away and run again"
             ) from None
 
     def __enter__(self) -> SegmentStore:
