@@ -72,7 +72,7 @@ def sigterm(trial: Trial) -> Told:
 
 def kill_at_a_write(trial: Trial) -> Told:
     """`kill -9` before or after a random rename, sync, removal or new folder."""
-    count, after = trial.random.randint(1, 60), trial.random.random() < 0.5
+    count, after = trial.random.randint(1, 30), trial.random.random() < 0.5
 
     def prepare() -> None:
         left = [count]
@@ -129,7 +129,7 @@ def _kilobytes(folder: Path) -> int:
 def full_disk(trial: Trial) -> Told:
     """A disk with less room than the stage needs, where possible a real one, else a limit on the size of files."""
     used, more = _kilobytes(trial.root), _kilobytes(trial.shop.place(trial.stage, trial.shop.template))
-    with small_disk(trial, used + 8 + trial.random.randint(0, more)) as mounted:
+    with small_disk(trial, used + 8 + trial.random.randint(0, more * 2 // 3)) as mounted:
         most = trial.random.randint(0, 512 * more)
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         return trial.start(lambda: None if mounted else resource.setrlimit(resource.RLIMIT_FSIZE, (most, limit))).wait()

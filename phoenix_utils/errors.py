@@ -36,5 +36,5 @@ def machine_trouble(error: BaseException, place: Path) -> str | None:
             return f"{getattr(told, 'filename', None) or place} cannot be written: choose another folder with --out"
         if isinstance(told, MemoryError) or number == errno.ENOMEM or any(each in words for each in _MEMORY_WORDS):
             return f"memory ran out in work on {place}: free some or lower the batch size, then run again; {RESUMES}"
-        told = told.__cause__ or told.__context__
+        told = told.__cause__ or (None if told.__suppress_context__ else told.__context__)
     return None
