@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -17,14 +16,15 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from phoenix_utils import __version__
-from phoenix_utils.errors import PhoenixError
+from phoenix_utils.errors import PhoenixError, machine_trouble
+from phoenix_utils.progress import Progress
 
 if TYPE_CHECKING:
     from phoenix_utils.profile import StageSettings
@@ -97,27 +97,37 @@ def write_atomic(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(partial, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise PhoenixError(f"no space left for {path}: free some disk and run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise PhoenixError(f"{path.parent} cannot be written: choose another folder with --out") from error
+        if sentence := machine_trouble(error, path):
+            raise PhoenixError(sentence) from error
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically; a key `checksum` gets the fingerprint of all the others."""
+    if isinstance(value, dict) and "checksum" in value:
+        value = {**value, "checksum": _checksum(value)}
     with write_atomic(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file of a run; raises PhoenixError where it is damaged."""
+    trouble = "not valid JSON"
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError):
-        raise PhoenixError(f"{path} is damaged (not valid JSON): move that stage's folder away and run again") from None
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or value.get("checksum", "") in ("", _checksum(value)):
+            return value
+        trouble = "its checksum is another"
+    except ValueError:
+        pass
+    raise PhoenixError(f"{path} is damaged ({trouble}): move that stage's folder away and run again")
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    rest = {key: item for key, item in value.items() if key != "checksum"}
+    return fingerprint(json.loads(json.dumps(rest, default=str)))
 
 
 def sha256_file(path: Path) -> str:
@@ -142,11 +152,12 @@ def fingerprint(value: Any) -> str:
 def describe_inputs(inputs: dict[str, Path | str]) -> dict[str, str]:
     """A path becomes the hash of its contents; a text (a hub id, a package) stands for itself.
 
-    Raises PhoenixError where a path does not exist: an earlier stage has not been run.
+    Raises PhoenixError where a path does not exist or is not what the stage that makes it has finished.
     """
     described = {}
     for name, value in inputs.items():
         if isinstance(value, Path):
+            check_products(value)
             if not value.exists():
                 raise PhoenixError(f"{value} does not exist: run the stage that makes it first")
             described[name] = f"sha256:{sha256_path(value)}"
@@ -155,57 +166,30 @@ def describe_inputs(inputs: dict[str, Path | str]) -> dict[str, str]:
     return described
 
 
-class Progress:
-    """How far a stage is: one line that a notebook updates in place and that the runner reads from a file."""
-
-    def __init__(self, folder: Path, total: int, unit: str):
-        self.path, self.total, self.unit = folder / "progress.json", total, unit
-        self.started = self.written = time.monotonic()
-        self.handle, self.first = None, None
-        self._show(f"0 of {total:,} {unit}")
-
-    def update(self, done: int, **details: Any) -> None:
-        """Report that `done` units are finished; `details` (loss, characters/s) are shown beside them."""
-        if self.first is None:
-            self.first = done
-        now = time.monotonic()
-        if now - self.written < 1 and done < self.total:
-            return
-        self.written = now
-        fresh, elapsed = done - self.first, now - self.started
-        left = f" · {(self.total - done) * elapsed / fresh:.0f} s left" if 0 < fresh and done < self.total else ""
-        extra = "".join(f" · {key} {value}" for key, value in details.items())
-        self._show(f"{done:,} of {self.total:,} {self.unit}{extra}{left}")
-
-    def close(self, message: str) -> None:
-        """Replace the line by its last word."""
-        self._show(message)
-
-    def _show(self, line: str) -> None:
-        # Lost progress is no harm, so this file is renamed into place but never synced.
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"line": line}), encoding="utf-8")
-        os.replace(partial, self.path)
-        show = _notebook_display()
-        if show is None:
-            return
-        shown = {"text/plain": line}
-        if self.handle is None:
-            self.handle = show(shown, raw=True, display_id=True)
-        else:
-            self.handle.update(shown, raw=True)
+def check_products(path: Path) -> None:
+    """Raise PhoenixError where products of a stage, at or below `path`, are unfinished, missing or damaged."""
+    folders = (folder for folder in (path, *path.parents) if folder.name in STAGE_FOLDERS.values())
+    folder = next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
+    if folder is None:
+        return
+    manifest = read_json(folder / "manifest.json")
+    if manifest["status"] != "complete":
+        raise PhoenixError(f"{folder} is not finished: run that stage first")
+    if names := damaged_products(folder, manifest, path):
+        raise PhoenixError(
+            f"{folder / names[0]} is missing or damaged (manifest.json has another SHA-256): run the stage that made "
+            "it again, which makes it anew"
+        )
 
 
-def _notebook_display() -> Any:
-    """IPython's display inside a kernel, None elsewhere; IPython is never imported for its own sake."""
-    import sys
-
-    if "ipykernel" not in sys.modules:
-        return None
-    from IPython import get_ipython
-    from IPython.display import display
-
-    return display if get_ipython() is not None else None
+def damaged_products(folder: Path, manifest: dict[str, Any], below: Path | None = None) -> list[str]:
+    """Names of the products, at or below a path, that are missing or not what the stage has written."""
+    return [
+        name
+        for name, product in manifest.get("outputs", {}).items()
+        if (below is None or (folder / name).is_relative_to(below))
+        and not ((folder / name).is_file() and sha256_file(folder / name) == product["sha256"])
+    ]
 
 
 class StageRun:
@@ -223,6 +207,11 @@ class StageRun:
         """Keep any other fact (dtype and its reason, lineage) in the manifest."""
         self.manifest["notes"][key] = value
 
+    def keep(self, path: Path) -> None:
+        """Record a finished piece of an unfinished stage: whoever resumes knows whether it is what was written."""
+        self.manifest["outputs"] |= _described(self.folder, [path])
+        write_json(self.folder / "manifest.json", self.manifest)
+
     def progress(self, total: int, unit: str) -> Progress:
         """A progress line for `total` units of work."""
         return Progress(self.folder, total, unit)
@@ -238,26 +227,44 @@ def open_stage(stage: str, settings: StageSettings, inputs: dict[str, Path | str
     inputs (unless `settings.redo`, which moves it to `replaced/`), and where another process is at work in it.
     """
     folder = stage_path(settings.run_dir, stage)
-    _make_folder(folder)
-    lock = FileLock(folder.parent / f".{stage}.lock")
     try:
-        lock.acquire(timeout=0)
+        with only_one(folder.parent / f".{stage}.lock", folder):
+            folder.mkdir(exist_ok=True)
+            described = describe_inputs(inputs)
+            changes = changed_since(folder, settings, described)
+            if changes and not settings.redo:
+                raise PhoenixError(refusal(folder, changes))
+            if changes:
+                shutil.move(folder, _place_aside(folder))
+                folder.mkdir()
+            run = StageRun(stage, folder, _begin_manifest(folder, stage, settings, described))
+            started = time.monotonic()
+            yield run
+            if not run.is_complete:
+                _finish_manifest(run, time.monotonic() - started)
+    except PhoenixError:
+        raise
+    except Exception as error:
+        if sentence := machine_trouble(error, folder):
+            raise PhoenixError(sentence) from error
+        raise
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, place: Path) -> Iterator[None]:
+    """Hold `lock` for the block; raises PhoenixError where another process works on `place`, or it cannot be made."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock)
+        held.acquire(timeout=0)
     except Timeout:
-        raise PhoenixError(f"another process is working on {folder}: wait for it or choose another --out") from None
+        raise PhoenixError(f"another process is working on {place}: wait for it or choose another --out") from None
+    except OSError as error:
+        raise PhoenixError(f"{place} cannot be made ({error.strerror}): choose another folder with --out") from None
     try:
-        described = describe_inputs(inputs)
-        changes = changed_since(folder, settings, described)
-        if changes and not settings.redo:
-            raise PhoenixError(refusal(folder, changes))
-        if changes:
-            _move_aside(folder)
-        run = StageRun(stage, folder, _begin_manifest(folder, stage, settings, described))
-        started = time.monotonic()
-        yield run
-        if not run.is_complete:
-            _finish_manifest(run, time.monotonic() - started)
+        yield
     finally:
-        lock.release()
+        held.release()
 
 
 def changed_since(folder: Path, settings: StageSettings, described: dict[str, str]) -> str | None:
@@ -296,41 +303,34 @@ def is_current(stage: str, settings: StageSettings, inputs: dict[str, Path | str
     if not path.is_file():
         return False
     manifest = read_json(path)
-    whole = all(
-        (folder / name).is_file() and (folder / name).stat().st_size == product["bytes"]
-        for name, product in manifest.get("outputs", {}).items()
-    )
-    if manifest["status"] != "complete" or not whole:
+    if manifest["status"] != "complete" or damaged_products(folder, manifest):
         return False
     return changed_since(folder, settings, describe_inputs(inputs)) is None
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PhoenixError(f"{folder} cannot be made ({error.strerror}): choose another folder with --out") from None
-
-
-def _move_aside(folder: Path) -> None:
+def _place_aside(folder: Path) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     target = folder.parent / "replaced" / f"{folder.name}-{stamp}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(folder, target)
-    folder.mkdir()
+    return target
 
 
 def _begin_manifest(folder: Path, stage: str, settings: StageSettings, described: dict[str, str]) -> dict[str, Any]:
     path = folder / "manifest.json"
+    for partial in folder.rglob(".*.partial"):  # of a process that was killed while it wrote
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     if path.is_file():
         manifest = read_json(path)
-        outputs = manifest.get("outputs", {})
-        damaged = [
-            n for n, p in outputs.items() if not (folder / n).is_file() or (folder / n).stat().st_size != p["bytes"]
-        ]
-        if manifest["status"] == "complete" and damaged:
-            # A product was removed or cut: the stage is not done after all and makes what is missing again.
-            manifest = {**manifest, "status": "running", "outputs": {}}
+        if damaged := damaged_products(folder, manifest):
+            # The stage is not done after all. What is damaged must not pass for something to resume from.
+            aside = _place_aside(folder)
+            for name in damaged:
+                if (folder / name).is_file():
+                    (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(folder / name, aside / name)
+            outputs = {name: product for name, product in manifest["outputs"].items() if name not in damaged}
+            manifest = {**manifest, "status": "running", "outputs": outputs}
+            write_json(path, manifest)
         return manifest
     manifest = {
         "stage": stage,
@@ -343,6 +343,7 @@ def _begin_manifest(folder: Path, stage: str, settings: StageSettings, described
         "counts": {},
         "notes": {},
         "outputs": {},
+        "checksum": "",
     }
     write_json(path, manifest)
     return manifest
@@ -361,15 +362,22 @@ def _finish_manifest(run: StageRun, seconds: float) -> None:
         "cores": os.cpu_count(),
     }
     manifest["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    manifest["outputs"] = {
-        str(path.relative_to(run.folder)): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    products = (
+        path
         for path in sorted(run.folder.rglob("*"))
         if path.is_file()
         and path.name not in ("manifest.json", "progress.json")
         and "checkpoints" not in path.relative_to(run.folder).parts
         and not path.name.startswith(".")
-    }
+    )
+    manifest["outputs"] = _described(run.folder, products)
     write_json(run.folder / "manifest.json", manifest)
+
+
+def _described(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    return {
+        str(path.relative_to(folder)): {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in files
+    }
 
 
 def peak_memory_gb(children: bool = False) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -348,6 +349,7 @@ def version() -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one sentence and exit code 2; a failed stage exits with 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: kernels end too, and a sentence is said
     try:
         app(standalone_mode=True)
     except PhoenixError as error:

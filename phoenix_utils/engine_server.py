@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import os
 import random
 import re
@@ -230,7 +231,7 @@ class ServerEngine(ChatPrompts):
             if values is None:
                 values = [token["logprob"] for token in logprobs.get("content") or []]
             found = [float(value) for value in values]
-            if not isinstance(text, str):
+            if not isinstance(text, str) or not all(map(math.isfinite, found)):
                 raise TypeError
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._error(f"sent an answer that cannot be read, {self._excerpt(str(choice))}; {RESUMES}") from None
@@ -262,8 +263,11 @@ class ServerEngine(ChatPrompts):
                 return {"text": "", "served": self.model, "tokens_in": 0, "tokens_out": 0, "refused": str(error)}
             message = choice.get("message")
             text, usage = (message or {}).get("content") if isinstance(message, dict) else None, choice["usage"]
-            told = {"tokens_in": usage.get("prompt_tokens") or 0, "tokens_out": usage.get("completion_tokens") or 0}
-            return {"text": text if isinstance(text, str) else "", "served": choice["served"], **told}
+            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+            told = zip(
+                ("tokens_in", "tokens_out"), (each if isinstance(each, int) else 0 for each in counts), strict=True
+            )
+            return {"text": text if isinstance(text, str) else "", "served": choice["served"], **dict(told)}
 
         return self._each(len(texts), answer, on_batch)
 

@@ -17,8 +17,16 @@ from typing import Any
 
 from phoenix_utils import artifacts, hub, needs, notebooks, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, data_folder, resolve_run_dir, stage_path
-from phoenix_utils.errors import PhoenixError
-from phoenix_utils.profile import Plan, StageSettings, Strict, choose, find_profile, load_profile, load_settings
+from phoenix_utils.errors import PhoenixError, machine_trouble
+from phoenix_utils.profile import (
+    Plan,
+    StageSettings,
+    Strict,
+    choose,
+    find_profile,
+    load_profile,
+    load_settings,
+)
 
 SETTINGS_NAMES = {
     "adapt": "AdaptSettings",
@@ -205,8 +213,16 @@ def execute_stage(
     if is_done(name, settings):
         say(f"{STAGE_FOLDERS[name]}  unchanged, skipped")
         return
-    _refuse_other_run(name, settings)
-    run_notebook(name, settings, show_line)
+    target = executed_path(settings, name)
+    # The stage has a lock of its own; this one is for the executed notebook.
+    with artifacts.only_one(target.with_name(f".{name}.lock"), target):
+        _refuse_other_run(name, settings)
+        try:
+            run_notebook(name, settings, show_line)
+        except OSError as error:
+            if sentence := machine_trouble(error, target):
+                raise PhoenixError(sentence) from error
+            raise
     manifest = artifacts.read_json(stage_path(settings.run_dir, name) / "manifest.json")
     counts = ", ".join(f"{key} {number:,}" for key, number in manifest["counts"].items())
     say(f"{STAGE_FOLDERS[name]}  done in {time.monotonic() - started:.0f} s  ({counts})")
@@ -247,13 +263,12 @@ def is_done(stage: str, settings: StageSettings) -> bool:
     try:
         inputs = STAGES[stage].inputs(settings)
         current = artifacts.is_current(stage, settings, inputs)
+        notebook = notebooks.read_notebook(executed_path(settings, stage)) if current else {}
     except PhoenixError:
         return False
-    executed = executed_path(settings, stage)
-    if not current or not executed.is_file():
-        return False
-    record = notebooks.read_notebook(executed)["metadata"].get("phoenix", {})
-    return record.get("source") == artifacts.sha256_file(notebook_path(stage)) and not record.get("failed")
+    record = notebook.get("metadata", {}).get("phoenix", {})
+    asked = {"source": artifacts.sha256_file(notebook_path(stage)), "failed": False}
+    return record == asked | {"cells": artifacts.fingerprint(notebook.get("cells"))}
 
 
 def _refuse_other_run(stage: str, settings: StageSettings) -> None:
@@ -277,7 +292,6 @@ def run_notebook(stage: str, settings: StageSettings, show_line: Callable[[str],
     from nbclient.exceptions import DeadKernelError
 
     source, target = notebook_path(stage), executed_path(settings, stage)
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial.ipynb")
     parameters = settings.model_dump()
     stop = _follow(stage, settings, show_line)
@@ -323,7 +337,10 @@ def _first_line(source: str) -> str:
 def _publish(partial: Path, target: Path, source: Path, failed: bool) -> None:
     """Note in the executed copy which notebook it came from, and give it its final name."""
     notebook = notebooks.read_notebook(partial)
-    notebook["metadata"]["phoenix"] = {"source": artifacts.sha256_file(source), "failed": failed}
+    notebook["metadata"]["phoenix"] = {
+        **{"source": artifacts.sha256_file(source), "failed": failed},
+        "cells": artifacts.fingerprint(notebook["cells"]),
+    }
     artifacts.write_json(target, notebook)
     partial.unlink(missing_ok=True)
 

@@ -74,6 +74,14 @@ def open_stage(stage: str, settings: StageSettings, inputs: dict[str, Path | str
         state.wait_for_everyone()
 
 
+def wait() -> None:
+    """Wait for the other processes to come here too."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=hardware.describe().device == "cpu").wait_for_everyone()
+
+
 @contextlib.contextmanager
 def first() -> Iterator[None]:
     """The first process runs the block before the others do, which then find what it has left."""

@@ -38,6 +38,13 @@ def run_sweep(
     """
     folder = sweep_folder(sweep, out)
     cells = make_cells(sweep, folder)
+    with artifacts.only_one(folder / ".sweep.lock", folder):
+        _run_cells(sweep, folder, cells, say, show_line)
+    return cells
+
+
+def _run_cells(sweep: Sweep, folder: Path, cells: list[Cell], say: Callable, show_line: Callable) -> None:
+
     made: dict[str, Cell] = {}
     for number, cell in enumerate(cells, 1):
         name = cell.plan.run_dir.name
@@ -49,7 +56,6 @@ def run_sweep(
             cell.failure = str(error).splitlines()[0]
             say(f"  failed: {cell.failure}")
         sweep_table.write_results(sweep, folder, cells[:number])
-    return cells
 
 
 def _run_or_share(cell: Cell, stage: str, made: dict[str, Cell], say: Callable, show_line: Callable) -> None:

@@ -7,7 +7,7 @@ the last one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +27,12 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The rows that `write_lines` wrote."""
+    """The rows that `write_lines` wrote; raises PhoenixError where the file is damaged."""
     # splitlines would also cut at U+2028 and its like, which JSON leaves as they are.
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+    try:
+        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+    except ValueError as error:
+        raise _damaged(path, error) from None
 
 
 def write_rows(path: Path, rows: Iterable[dict], schema: pa.Schema, batch: int = 1000) -> int:
@@ -90,14 +93,15 @@ class Shards:
         except PhoenixError:
             return False
 
-    def append(self, rows: Iterable[dict]) -> None:
+    def append(self, rows: Iterable[dict], on_shard: Callable[[Path], None] = lambda path: None) -> None:
         """Write `rows` behind those that are there, a full shard at a time; a table without rows gets one empty shard.
 
-        Raises PhoenixError where the disk is full; the shards written before stay.
+        `on_shard` hears of each that is whole. Raises PhoenixError where the disk is full; those written before stay.
         """
         rows = iter(rows)
         for first in rows:
             self.rows += write_rows(self._path(self.shards), chain([first], islice(rows, self.size - 1)), self.schema)
+            on_shard(self._path(self.shards))
             self.shards += 1
         if not self.shards:
             write_rows(self._path(0), [], self.schema)

@@ -246,19 +246,41 @@ class Reporter(TrainerCallback):
             self.progress.update(state.global_step, **details, **{"tokens/s": f"{rate:.0f}"})
 
     def on_save(self, args, state, control, **kwargs):
-        """Mark the checkpoint that has just been written completely."""
+        """Mark the checkpoint that has just been written completely, with the logs as they are now beside it."""
+        processes.wait()  # each has a part of it
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            artifacts.write_json(folder / MARKER, {"step": state.global_step})
+            for log in self.stage.folder.glob("*.jsonl"):
+                shutil.copy(log, folder)
+            artifacts.write_json(folder / MARKER, {"step": state.global_step, "files": _hashes(folder), "checksum": ""})
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER)
+    return {str(path.relative_to(folder)): artifacts.sha256_file(path) for path in files}
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return artifacts.read_json(checkpoint / MARKER)["files"] == _hashes(checkpoint)
+    except (OSError, PhoenixError, KeyError, TypeError):
+        return False
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint with a mark; the ones that a kill has cut off are removed."""
+    """The newest checkpoint that is what was written; the ones that are cut off or damaged are removed.
+
+    The stage's logs become what they were then, empty where there is no checkpoint to go on from.
+    """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for path in found:
-        if not (path / MARKER).is_file():
+        if not _is_whole(path):
             shutil.rmtree(path)
     whole = [path for path in found if path.is_dir()]
+    for log in folder.parent.glob("*.jsonl"):
+        log.unlink()
+    for log in whole[-1].glob("*.jsonl") if whole else ():
+        shutil.copy(log, folder.parent)
     return whole[-1] if whole else None
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -88,6 +89,53 @@ def test_a_removed_or_cut_product_makes_the_stage_unfinished_again(tmp_path, sou
     assert finish(settings, source) is True
 
 
+def test_a_changed_byte_makes_the_stage_unfinished_again_and_what_is_whole_stays(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    finish(settings, source)
+    with open_stage("dpo", settings, {"source": source}) as stage:
+        (stage.folder / "one.txt").write_text("one")
+        (stage.folder / "two.txt").write_text("two")
+    (stage.folder / "one.txt").write_text("One")
+    with pytest.raises(PhoenixError, match=r"one.txt is missing or damaged .*run the stage that made it again"):
+        finish(settings, stage.folder)
+    assert not artifacts.is_current("dpo", settings, {"source": source})
+    with open_stage("dpo", settings, {"source": source}) as again:
+        assert not again.is_complete and not (again.folder / "one.txt").exists()
+        assert (again.folder / "two.txt").read_text() == "two"
+        with pytest.raises(PhoenixError, match="04_dpo is not finished"):
+            artifacts.check_products(again.folder)
+        (again.folder / "one.txt").write_text("one")
+    (kept,) = (tmp_path / "run/replaced").glob("04_dpo-*/one.txt")
+    assert kept.read_text() == "One"
+
+
+def test_a_kept_piece_of_an_unfinished_stage_is_there_again_only_if_it_is_whole(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    with pytest.raises(RuntimeError), open_stage("sft", settings, {"source": source}) as stage:
+        for name in ("good", "bad"):
+            (stage.folder / name).write_text(name)
+            stage.keep(stage.folder / name)
+        raise RuntimeError
+    (stage.folder / "bad").write_text("Bad")
+    (stage.folder / ".good.99.partial").write_text("half")
+    with open_stage("sft", settings, {"source": source}):
+        assert {path.name for path in stage.folder.iterdir()} == {"manifest.json", "good"}
+
+
+def test_trouble_with_the_machine_inside_a_stage_is_one_sentence(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    for error, words in (
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left for .*03_sft"),
+        (sqlite3.OperationalError("database or disk is full"), "no space left for .*03_sft"),
+        (MemoryError(), "memory ran out in work on .*03_sft"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
+    ):
+        with pytest.raises(PhoenixError, match=words), open_stage("sft", settings, {"source": source}):
+            raise error
+    with pytest.raises(KeyError), open_stage("sft", settings, {"source": source}):
+        raise KeyError("a defect of our own")
+
+
 def test_a_missing_input_names_the_stage_before(tmp_path):
     with pytest.raises(PhoenixError, match="does not exist: run the stage that makes it first"):
         finish(Demo(run_dir=str(tmp_path / "run")), tmp_path / "nothing.parquet")
@@ -139,6 +187,15 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path, source):
     finish(settings, source)
     (tmp_path / "run/03_sft/manifest.json").write_text("{")
     with pytest.raises(PhoenixError, match="manifest.json is damaged"):
+        finish(settings, source)
+
+
+def test_a_manifest_that_was_changed_behind_our_back_is_one_sentence(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    finish(settings, source)
+    path = tmp_path / "run/03_sft/manifest.json"
+    path.write_text(path.read_text().replace('"rows": 3', '"rows": 2'))
+    with pytest.raises(PhoenixError, match=r"manifest.json is damaged \(its checksum is another\)"):
         finish(settings, source)
 
 

@@ -85,7 +85,7 @@ def _trouble(folder: Path) -> str | None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {path.name: artifacts.sha256_file(path) for path in sorted(folder.glob("*.arrow"))}
+    return {path.name: artifacts.sha256_file(path) for path in sorted(folder.iterdir()) if path.name != MARKER}
 
 
 def _prune(latest: Path) -> None:

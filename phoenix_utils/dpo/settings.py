@@ -85,6 +85,7 @@ def sft_fingerprint(run_dir: str) -> str:
     manifest = artifacts.read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
     if manifest.get("status") != "complete":
         raise PhoenixError(f"the SFT stage in {folder} is not finished: run it first")
+    artifacts.check_products(folder)
     weights = {
         name: product["sha256"] for name, product in manifest["outputs"].items() if name.endswith(".safetensors")
     }

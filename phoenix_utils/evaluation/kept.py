@@ -1,11 +1,13 @@
 """Answers that were paid for once: a file of JSON lines, one appended for each request as soon as it is answered.
 
 The key of a line is a hash of everything that the answer depends on, so that an interrupted run asks only for what is
-missing, and no answer is ever taken for that of another prompt, model or setting.
+missing, and no answer is ever taken for that of another prompt, model or setting. A line that is not what was written,
+by its checksum, does not count.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -27,9 +29,11 @@ class Kept:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(path, whole)
-        for line in content[:whole].decode("utf-8").split("\n")[:-1]:  # splitlines would cut at U+2028 too
-            row = json.loads(line)
-            self.rows[row["key"]] = row["value"]
+        for line in content[:whole].decode("utf-8", "replace").split("\n")[:-1]:  # splitlines would cut at U+2028 too
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                if row["checksum"] == fingerprint([row["key"], row["value"]]):
+                    self.rows[row["key"]] = row["value"]
 
     @staticmethod
     def key(**about: Any) -> str:
@@ -42,7 +46,8 @@ class Kept:
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Keep answers by their keys; they are on the disk when this returns."""
-        lines = [json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n" for key, value in values.items()]
+        rows = [{"key": key, "value": value, "checksum": fingerprint([key, value])} for key, value in values.items()]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         with self.path.open("ab") as file:
             file.write("".join(lines).encode("utf-8"))
             file.flush()

@@ -73,11 +73,11 @@ class EvaluationSettings(StageSettings):
     harness_limit: int | None = Field(20, ge=1, description="most rows of each task, null for all")
 
     def fingerprint_values(self) -> dict[str, Any]:
-        """All that decides the result: what judging may cost and how many requests run at once do not."""
+        """All that decides the result: where the judge stands, what it may cost and how busy it is do not."""
         return {
             key: value
             for key, value in super().fingerprint_values().items()
-            if key not in ("judge_budget", "judge_concurrency")
+            if key not in ("judge_base_url", "judge_budget", "judge_concurrency")
         }
 
     def tasks(self) -> list[str]:

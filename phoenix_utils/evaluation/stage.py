@@ -97,10 +97,10 @@ def collect(
 ) -> None:
     """Let one model after the other answer, score and take the benchmarks; what is in its file is done."""
     files = {
-        "answers": _Growing(stage.folder / "answers.parquet", answers.ANSWERS),
-        "logprobs": _Growing(stage.folder / "logprobs.parquet", likelihood.LOGPROBS),
-        "mt_bench": _Growing(stage.folder / "mt_bench.jsonl", wanted=bool(questions)),
-        "harness": _Growing(stage.folder / "harness.jsonl", wanted=bool(settings.tasks())),
+        "answers": _Growing(stage, "answers.parquet", answers.ANSWERS),
+        "logprobs": _Growing(stage, "logprobs.parquet", likelihood.LOGPROBS),
+        "mt_bench": _Growing(stage, "mt_bench.jsonl", wanted=bool(questions)),
+        "harness": _Growing(stage, "harness.jsonl", wanted=bool(settings.tasks())),
     }
     missing = [name for name in settings.models if not all(file.has(name) for file in files.values())]
     if not missing:
@@ -230,11 +230,11 @@ class _Growing:
     Parquet with a schema, else JSON lines. Of a file that is not `wanted` every model counts as done.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema | None = None, wanted: bool = True):
-        self.path, self.schema, self.wanted = path, schema, wanted
+    def __init__(self, stage: StageRun, name: str, schema: pa.Schema | None = None, wanted: bool = True):
+        self.stage, self.path, self.schema, self.wanted = stage, stage.folder / name, schema, wanted
         self.rows: list[dict] = []
-        if path.is_file():
-            self.rows = list(read_rows(path)) if schema else read_lines(path)
+        if self.path.is_file():
+            self.rows = list(read_rows(self.path)) if schema else read_lines(self.path)
 
     def has(self, model: str) -> bool:
         """Whether nothing of this model is left to do."""
@@ -247,6 +247,7 @@ class _Growing:
             write_rows(self.path, self.rows, self.schema)
         else:
             write_lines(self.path, self.rows)
+        self.stage.keep(self.path)
 
 
 class _Counter:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from phoenix_utils.errors import PhoenixError
+from phoenix_utils.errors import PhoenixError, machine_trouble
 from phoenix_utils.translation.translator import Translation
 
 # `translator` is a fingerprint of everything that decides a translation; stores of the same one can share. Rows stand
@@ -24,14 +25,16 @@ CREATE TABLE IF NOT EXISTS segments (
 );
 CREATE TABLE IF NOT EXISTS done (
     id INTEGER PRIMARY KEY,
-    translation TEXT NOT NULL, finish_reason TEXT, mean_logprob REAL, attempt TEXT, fault TEXT
+    translation TEXT NOT NULL, finish_reason TEXT, mean_logprob REAL, attempt TEXT, fault TEXT,
+    checksum INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS about (translator TEXT PRIMARY KEY);
 """
 _COLUMNS = "translation, finish_reason, mean_logprob, attempt, fault"
+_STORED = f"{_COLUMNS}, checksum"
 _TAKE_OVER = f"""
-INSERT OR IGNORE INTO done (id, {_COLUMNS})
-SELECT mine.id, {_COLUMNS}
+INSERT OR IGNORE INTO done (id, {_STORED})
+SELECT mine.id, {_STORED}
 FROM segments AS mine
 JOIN other.segments AS theirs ON theirs.key = mine.key
 JOIN other.done AS found ON found.id = theirs.id
@@ -45,6 +48,14 @@ def segment_key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
+def _columns(done: Translation) -> tuple[str, str, float, str, str]:
+    return done.text, done.finish_reason, float(done.mean_logprob), done.attempt, done.fault
+
+
+def _checksum(columns: Sequence[object]) -> int:
+    return zlib.crc32(repr(tuple(columns)).encode("utf-8", "surrogatepass"))
+
+
 class SegmentStore:
     """All distinct segments of a run; `path` is made where it does not exist. Use it as a context manager."""
 
@@ -55,21 +66,37 @@ class SegmentStore:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = NORMAL")
             self.connection.executescript(SCHEMA)
-            self.connection.execute("SELECT id, key, text, length FROM segments LIMIT 0")  # of this version
+            for table, columns in (("segments", "id, key, text, length"), ("done", f"id, {_STORED}")):
+                self.connection.execute(f"SELECT {columns} FROM {table} LIMIT 0")  # of this version
             self.connection.execute("INSERT OR IGNORE INTO about VALUES (?)", (translator,))
             self.connection.commit()
         except sqlite3.DatabaseError as error:
             raise PhoenixError(
-                f"{path} cannot be used ({error}): if it is damaged, move it away and run again"
+                machine_trouble(error, path)
+                or f"{path} cannot be used ({error}): if it is damaged, move it away and run again"
             ) from None
 
     def __enter__(self) -> SegmentStore:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        # One file is easier to copy than a file and its log.
-        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with contextlib.suppress(sqlite3.Error) if error else contextlib.nullcontext():
+            # One file is easier to copy than a file and its log.
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.connection.close()
+        if isinstance(error, sqlite3.DatabaseError) and not machine_trouble(error, self.path):
+            raise PhoenixError(f"{self.path} is damaged ({error}): move it away and run again") from error
+
+    def drop_damaged(self) -> None:
+        """Forget each segment and each translation that is not what was written, so that it is asked for again."""
+        execute = self.connection.execute
+        texts = execute("SELECT id, key, text, length FROM segments")
+        spoilt = [(id,) for id, key, text, length in texts if key != segment_key(text) or length != len(text)]
+        found = execute(f"SELECT id, {_STORED} FROM done")
+        wrong = [(id,) for id, *columns, checksum in found if checksum != _checksum(columns)]
+        with self.connection:
+            self.connection.executemany("DELETE FROM segments WHERE id = ?", spoilt)
+            self.connection.executemany("DELETE FROM done WHERE id = ?", spoilt + wrong)
 
     def add(self, texts: Iterable[str]) -> None:
         """Ask for translations of `texts`; those known already are left alone. One commit: give many at once."""
@@ -117,10 +144,10 @@ class SegmentStore:
         """Keep the translations of `texts`; committed when this returns."""
         with self.connection:
             self.connection.executemany(
-                f"INSERT OR REPLACE INTO done (id, {_COLUMNS}) SELECT id, ?, ?, ?, ?, ? FROM segments WHERE key = ?",
+                f"INSERT OR REPLACE INTO done (id, {_STORED}) SELECT id, ?, ?, ?, ?, ?, ? FROM segments WHERE key = ?",
                 (
-                    (done.text, done.finish_reason, done.mean_logprob, done.attempt, done.fault, segment_key(text))
-                    for text, done in zip(texts, translations, strict=True)
+                    (*columns, _checksum(columns), segment_key(text))
+                    for text, columns in zip(texts, map(_columns, translations), strict=True)
                 ),
             )
 

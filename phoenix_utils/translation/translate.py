@@ -117,14 +117,16 @@ def run(settings: TranslationSettings, translator: Translator | None = None) -> 
         if stage.is_complete:
             return stage.folder
         with SegmentStore(stage.folder / STORE, translator_fingerprint(settings)) as store:
+            store.drop_damaged()
             _collect(store, settings)
             stage.count("segments_reused", store.reuse(_stores_beside(stage.folder)))
+            store.drop_damaged()  # what another run's store has brought
             _translate_pending(store, translator, stage)
             good = 0
             for kind, table in tables_of(settings).items():
                 shards = Shards(stage.folder / kind, table.schema, SHARD_ROWS)
                 rest = islice(table.rows(settings), shards.rows, None)
-                shards.append(_assembled(rest, store, settings, table.finish))
+                shards.append(_assembled(rest, store, settings, table.finish), stage.keep)
                 stage.count(f"{kind}_rows", shards.rows)
                 good += shards.total("good") if kind in ("chat", "preferences") else 0
             stage.count("rows_good", good)
