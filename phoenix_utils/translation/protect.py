@@ -98,8 +98,8 @@ def _beside_code(text: str, start: int, end: int) -> list[tuple[int, int]]:
         stop = match.end()
         if _ADDRESS.match(match[0]):
             tail = _AFTER_ADDRESS.search(match[0])
-            if tail and not (")" in tail[0] and match[0].count("(") >= match[0].count(")")):
-                stop = match.start() + tail.start()
+            if tail:  # a bracket that was opened inside belongs to the address, what follows it does not
+                stop = match.start() + tail.start() + (")" in tail[0] and match[0].count("(") >= match[0].count(")"))
         found.append((match.start(), stop))
     return found
 
