@@ -49,7 +49,7 @@ _ADDRESS = re.compile(r"(?:https?|ftp)://|www\.")
 _AFTER_ADDRESS = re.compile(r"[.,;:!?*_~]+$|(?<=[^(])\)[.,;:!?*_~]*$")
 _BACKTICKS = re.compile(r"(?<!\\)`+")
 # Without one of these there is nothing to protect, which is most lines.
-_SUSPECT = re.compile(r"[`$\\<&\[{%@*_~]|://|www\.")
+_SUSPECT = re.compile(r"[`$\\<&\[\]{}|%@*_~]|://|www\.")
 # Delimiter runs that open or close emphasis: next to a letter, not between spaces or digits (CommonMark 6.2).
 _EMPHASIS = re.compile(
     r"(?<![\\*_~])(\*{1,3}|~~)(?![*~])(?=\S)|(?<=\S)(?<![\\*~])(\*{1,3}|~~)(?![*~])|(?<!\w)_{1,3}(?=\w)|(?<=[\w.!?:])_{1,3}(?!\w)"
