@@ -172,6 +172,9 @@ def test_only_the_space_that_was_added_is_taken_away():
         ("`a` | b", "`a` b", "1 of | became 0"),
         ("[a] b", "[a b", "2 of [ ] became 1"),
         ("[a](b)", "a] [(b)", "lost (b)"),
+        ("a { b", "a b", "1 of { } became 0"),
+        ("a } b", "a b", "1 of { } became 0"),
+        ("a | b", "a b", "1 of | became 0"),
         ("no marks", "keine", ""),
         ("![a](b) [c]", "!a(b) [c]", "lost (b)"),
     ],
@@ -185,6 +188,7 @@ def test_a_link_whose_target_moved_away_lost_its_brackets():
 
 
 def test_parts_cut_at_spans_and_marks_but_not_at_marks_inside_spans():
-    assert parts("a **b** `c*d*`|") == [
+    assert parts("a **b** `c*d*`| end") == [
         ("a ", True), ("**", False), ("b", True), ("**", False), (" ", True), ("`c*d*`", False), ("|", False),
+        (" end", True),
     ]  # fmt: skip
