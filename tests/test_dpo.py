@@ -116,6 +116,19 @@ def test_the_loss_is_equation_7(values, beta):
     assert terms.margins.shape == (len(values),)
 
 
+def test_the_terms_by_hand():
+    policy = torch.tensor([-10.0, -20.0], requires_grad=True)
+    terms = dpo_loss(policy, torch.tensor([-30.0, -25.0]), torch.tensor([-12.0, -18.0]), torch.tensor([-31.0, -35.0]))
+    assert terms.chosen_rewards.tolist() == pytest.approx([0.2, -0.2])
+    assert terms.rejected_rewards.tolist() == pytest.approx([0.1, 1.0])
+    assert terms.margins.tolist() == pytest.approx([0.1, -1.2])
+    assert terms.weights.tolist() == pytest.approx([1 / (1 + math.exp(0.1)), 1 / (1 + math.exp(-1.2))])
+    assert terms.loss.shape == () and terms.loss.requires_grad
+    swapped = dpo_loss(policy.detach(), policy, torch.zeros(2), torch.zeros(2))
+    for rewards in (terms.chosen_rewards, terms.rejected_rewards, swapped.rejected_rewards):
+        assert not rewards.requires_grad
+
+
 def test_the_loss_pushes_less_where_the_order_is_right_already():
     def gradient(margin):
         chosen = torch.tensor([margin], requires_grad=True)

@@ -4,99 +4,19 @@ import itertools
 import json
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import tiny_models
-from hypothesis import given
-from hypothesis import strategies as st
 
-from phoenix_utils import engine_server, sources
+from phoenix_utils import engine_server
 from phoenix_utils.artifacts import write_json
 from phoenix_utils.decoding import Completion, GenerationParams
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.errors import PhoenixError
-from phoenix_utils.evaluation import judge_prompts, judged, mt_bench, report, verdicts
+from phoenix_utils.evaluation import judge_prompts, judged, mt_bench, report
 from phoenix_utils.evaluation.judge import Costs, Judge, Request, open_judge
 from phoenix_utils.evaluation.kept import Kept
 from phoenix_utils.tables import write_lines
-
-# --- what replies mean ---
-
-REPLIES = [row for _, row in sources.json_lines(sources.packaged("judge_replies.jsonl"))]
-
-
-def test_the_projects_replies_are_read_right_and_no_score_is_invented():
-    found = {row["reply_id"]: verdicts.score(row["reply"]).score for row in REPLIES}
-    wrong = [row["reply_id"] for row in REPLIES if found[row["reply_id"]] != row["score"]]
-    assert len(wrong) <= 0.01 * len(REPLIES), wrong
-    assert [row["reply_id"] for row in REPLIES if row["score"] is None and found[row["reply_id"]] is not None] == []
-
-
-def test_strict_reading_is_right_or_silent():
-    read = [(row, verdicts.score(row["reply"], lenient=False).score) for row in REPLIES]
-    assert [row["reply_id"] for row, score in read if score not in (None, row["score"])] == []
-    assert sum(score is not None for row, score in read if row["strict"]) >= 0.95 * sum(
-        row["strict"] for row in REPLIES
-    )
-
-
-def test_replies_that_were_written_later_are_read_right_too():
-    """Each wave was written before the reading was extended for it. When it was new, 52 of 60 were read right in wave 1
-    without a false score, 34 of 40 in wave 2 with one, 19 of 20 in wave 3 without; for wave 3 nothing was changed."""
-    rows = [row for _, row in sources.json_lines(Path(__file__).parent / "later_judge_replies.jsonl")]
-    assert len(rows) == 120
-    found = [(row, verdicts.score(row["reply"]).score) for row in rows]
-    wrong = [row["reply"] for row, score in found if score != row["score"]]
-    assert len(wrong) <= 0.01 * len(rows), wrong
-    assert [row["reply"] for row, score in found if row["score"] is None and score is not None] == []
-
-
-@pytest.mark.parametrize(
-    "reply, score",
-    [
-        ("Ich würde der Antwort eine 8 von 10 geben, da sie klar ist.", 8),
-        ("Final Score: **7/10**", 7),
-        ("Bewertung: [[7,5]]", 7.5),
-        ("Von den 10 Quellen sind 6 falsch.", None),
-        ("6 of 10 sources are wrong.", None),
-        ("Schritt 7 ist falsch.", None),
-        ("Bewertung: 11/10", None),
-        ("Bewertung: 85/100", None),
-        ("Score: 7-8", None),
-        ("[[7]] [[8]]", None),
-        ("Please answer as [[rating]], for example [[5]].", None),
-        ("Die Antwort nennt die Zahl: 9.", None),
-        ("我给这个回答打分：很好。", None),
-        ("", None),
-    ],
-)
-def test_replies_of_other_judges(reply, score):
-    assert verdicts.score(reply).score == score
-
-
-@given(st.text(alphabet=st.sampled_from('0123456789 .,/[]():-\nabBewrtung„“"<>{}|*sieben'), max_size=200))
-def test_any_text_gives_a_score_in_range_or_none(reply):
-    for found in (verdicts.score(reply), verdicts.score(reply, lenient=False)):
-        assert found.score is None or 1 <= found.score <= 10
-    assert verdicts.preference(reply).score in (None, 0.0, 0.5, 1.0)
-
-
-@pytest.mark.parametrize("unit", ["(", "7 ", "„", "{", "[[", "Bewertung ", "<think>"])
-def test_a_reply_of_fifty_thousand_characters_is_read_in_time(unit):
-    started = time.monotonic()
-    verdicts.score(unit * (50_000 // len(unit)))
-    assert time.monotonic() - started < 10
-
-
-@pytest.mark.parametrize(
-    "reply, score",
-    [("B ist zu lang. [[A]]", 1), ("[[B]]", 0), ("[[C]]", 0.5), ("Verdict: tie", 0.5), ("Antwort B ist besser.", 0),
-     ("[[A]] oder [[B]]", None), ("Beide gut.", None), ("Answer A is not better", None)],
-)  # fmt: skip
-def test_preferences(reply, score):
-    assert verdicts.preference(reply).score == score
-
 
 # --- what an answer may not do ---
 

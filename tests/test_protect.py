@@ -42,6 +42,7 @@ def test_what_only_looks_protected_stays_text(text):
 def test_the_end_of_a_sentence_is_no_part_of_an_address():
     assert mask("See https://a.example/b.html.").text == "See X1."
     assert mask("(see https://a.example/b), then").text == "(see X1), then"
+    assert mask("See www.a.example/X_(Y), then https://a.example/(x).").text == "See X1, then X2."
     assert mask("https://a.example/wiki/X_(Y)").spans == ("https://a.example/wiki/X_(Y)",)
 
 
@@ -131,3 +132,63 @@ def test_long_lines_of_half_open_marks_take_linear_time(piece):
     hidden = mask(text)
     restore(hidden, hidden.text)
     assert time.process_time() - started < 10  # quadratic time would take minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden", "spans"),
+    [
+        ("`a`b `c`", "X1 b X2", ["`a`", "`c`"]),
+        ("x`a``b`_y", "x X1 _y", ["`a``b`"]),
+        ("`` a ` b`` `c`", "X1 X2", ["`` a ` b``", "`c`"]),
+        ("`a`` b` `c", "X1 `c", ["`a`` b`"]),
+        ("``a` b`", "``a X1", ["` b`"]),
+        ("`a`$x$", "X1 X2", ["`a`", "$x$"]),
+        ("X1 Z2 `a`", "X1 Z2 Q1", ["`a`"]),
+        ("\\* `x`", "\\* X1", ["`x`"]),
+    ],
+)
+def test_masks_stand_apart_and_the_spaces_for_it_go_again(text, hidden, spans):
+    masked = mask(text)
+    assert (masked.text, list(masked.spans)) == (hidden, spans)
+    assert restore(masked, hidden) == (text, "")
+
+
+def test_only_the_space_that_was_added_is_taken_away():
+    hidden = mask("a`b`c `d`")
+    assert hidden.padded == ((True, True), (False, False))
+    assert restore(hidden, "X2 und X1 so") == ("`d` und`b`so", "")
+    assert restore(hidden, "X2,X1.") == ("`d`,`b`.", "")
+    assert restore(mask("plain"), "schlicht") == ("schlicht", "")
+    assert restore(mask("Take `a`"), "Nimm X1, A4") == ("Nimm `a`, A4", "")
+
+
+@pytest.mark.parametrize(
+    ("source", "translation", "fault"),
+    [
+        ("`a` and {x}", "`a`", "lost {x}"),
+        ("`a`", "`a` {x}", "{x} was not in the source"),
+        ("**a** b", "a b", "2 marks ** became 0"),
+        ("a b", "*a* b", "0 marks * became 2"),
+        ("`a` | b", "`a` b", "1 of | became 0"),
+        ("[a] b", "[a b", "2 of [ ] became 1"),
+        ("[a](b)", "a] [(b)", "lost (b)"),
+        ("a { b", "a b", "1 of { } became 0"),
+        ("a } b", "a b", "1 of { } became 0"),
+        ("a | b", "a b", "1 of | became 0"),
+        ("no marks", "keine", ""),
+        ("![a](b) [c]", "!a(b) [c]", "lost (b)"),
+    ],
+)
+def test_faults_of_an_unmasked_translation_by_name(source, translation, fault):
+    assert verify(source, translation) == fault
+
+
+def test_a_link_whose_target_moved_away_lost_its_brackets():
+    assert restore(mask("See [it](a) now"), "[Siehe] X1 es") == ("", "a link lost its brackets")
+
+
+def test_parts_cut_at_spans_and_marks_but_not_at_marks_inside_spans():
+    assert parts("a **b** `c*d*`| end") == [
+        ("a ", True), ("**", False), ("b", True), ("**", False), (" ", True), ("`c*d*`", False), ("|", False),
+        (" end", True),
+    ]  # fmt: skip

@@ -2,11 +2,12 @@
 
 import json
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phoenix_utils import sources
-from phoenix_utils.translation import split
+from phoenix_utils.translation import segments, split
 
 PIECES = st.sampled_from(
     [
@@ -97,3 +98,84 @@ def test_joining_the_wrong_number_is_an_error():
         assert "1 translations for 2 segments" in str(error)
     else:
         raise AssertionError("a missing translation went unnoticed")
+
+
+def shown(text: str, **settings) -> list:
+    """The pieces of a text that are not empty: what is kept as str, segments in a tuple."""
+    return [piece if isinstance(piece, str) else (piece.text,) for piece in split(text, **settings).pieces if piece]
+
+
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        ("\\[\nx + y\n\\]\nDone with it.", ["Done with it."]),
+        ("\\[ x \\] is one.\nAnd two.\n\\[\nnever closed", ["X1 is one.", "And two.", "never closed"]),
+        ("> \\[\n> let x be\n> \\]\n> so it goes", ["so it goes"]),
+        ("Some \\] here.\n\\[\nsum of x\n\\]\nAnd \\]\nmore.", ["Some \\] here.", "And \\]", "more."]),
+        ("\\begin{align}\na b\n\\end{align}\nwords", ["words"]),
+        ("\\begin{align} a \\end{align}\nwords", ["words"]),
+        ("$$\na b\n$$\nwords", ["words"]),
+        ("$$\na b\n$$ (eq)\nwords", ["words"]),
+        ("Text:\n\n    indented code\n\nmore", ["Text:", "more"]),
+        ("words\n    and more", ["words", "and more"]),
+        ("<PRE>\nshown as is\n</PRE>\n\ntext", ["text"]),
+        ("<!-- not shown -->\ntext", ["text"]),
+        ("<div>\nwords\n</div>", ["words"]),
+        ("[a]: https://x.example words\n[^n]: a note", ["a note"]),
+        ("Name of | Age of\n---|---\nAnn | Bob", ["Name of", "Age of", "Ann", "Bob"]),
+        ("```\na\n```\nTom | Ann", ["Tom | Ann"]),
+        ("|Tom|", ["Tom"]),
+        ("|Tom and Ann", ["|Tom and Ann"]),
+    ],
+)
+def test_blocks_are_kept_up_to_their_last_line_and_no_further(text, texts):
+    assert split(text).texts == texts
+
+
+def test_emphasis_around_a_segment_and_white_space_stay_in_place():
+    assert shown("  **Some words**: ") == ["  ", "**", ("Some words",), "**: "]
+    assert shown("a\t ***x y***!") == [("a",), "\t", " ***", ("x y",), "***!"]
+    assert shown("**a** and **b**") == [("**a** and **b**",)]
+
+
+def test_a_cell_ends_behind_code_and_not_in_it():
+    assert shown("|`a|b`|word of it|") == ["|", "`a|b`", "|", ("word of it",), "|"]
+
+
+@pytest.mark.parametrize(
+    "text, kept", [("w" * 200, False), ("w" * 201, True), ("字" * 300, False), ("w " * 101, False)]
+)
+def test_only_a_word_of_more_than_two_hundred_letters_is_a_blob(text, kept):
+    assert split(text, max_chars=1000).texts == ([] if kept else [text.strip()])
+
+
+def test_a_line_is_split_from_its_length_on_and_runs_are_filled_to_the_last_character():
+    first, second = f"A{'a' * 98}.", f"B{'b' * 98}."
+    assert split(f"{first} {second}").texts == [first, second]
+    assert split(f"{first} {second[:-2]}.").texts == [f"{first} {second[:-2]}."]
+    assert shown("One two. Six ten. And more.", max_chars=17) == [("One two. Six ten.",), " ", ("And more.",)]
+    address = "See https://a.example/b.c.d?x=1 now. Then go home. Say it again to us. Bye then."
+    assert split(address, max_chars=40).texts == ["See X1 now.", "Then go home. Say it again to us.", "Bye then."]
+    row = "| This is a cell. It has two sentences. | b |"
+    assert split(row, max_chars=20).texts == ["This is a cell. It has two sentences.", "b"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "pieces"),
+    [
+        ("abcdefghij klmno", ["abcdefghij ", "klmno"]),
+        ("abcdefgh ijklmn", ["abcdefgh ijklmn"]),  # one and a half times as long is not too long
+        ("abcdefgh ijklmno", ["abcdefgh ", "ijklmno"]),
+        ("abcdefghijklmnop qrs", ["abcdefghijklmnop ", "qrs"]),
+        ("abcdefghijklmnop", ["abcdefghijklmnop"]),
+        ("a, bcd efghijklmnop", ["a, bcd ", "efghijklmnop"]),  # a comma in the first third is too early
+        ("ab, cdef ghijklmnop", ["ab, ", "cdef ghijklmnop"]),
+        ("ab cdefghijklmnop q", ["ab ", "cdefghijklmnop ", "q"]),
+        ("a; b; c, d, e f ghijklmnop", ["a; b; ", "c, d, ", "e f ghijklmnop"]),
+        ("字" * 16, ["字" * 10, "字" * 6]),
+        ("a b c d e f g h i j k l", ["a b c d e ", "f g h i j k l"]),
+        ("", []),
+    ],
+)
+def test_a_sentence_that_is_too_long_is_cut_at_its_best_place(sentence, pieces):
+    assert segments._chop(sentence, 10) == pieces

@@ -176,3 +176,113 @@ def test_slope_equals_least_squares_and_holds_the_truth():
     y = 0.4 * x + generator.normal(0, 1, 80)
     found = s.slope(x, y)
     assert found.value == pytest.approx(np.polyfit(x, y, 1)[0]) and found.low < 0.4 < found.high
+
+
+# --- exact values ---
+
+
+def test_t_quantiles_are_exact_for_one_and_two_and_to_the_fourth_order_above():
+    from scipy.stats import t
+
+    for probability in (0.6, 0.975):
+        for freedom in (1, 2):
+            assert s._t_quantile(probability, freedom) == pytest.approx(t.ppf(probability, freedom), rel=1e-9)
+        for freedom in (3, 30, 1000):
+            wanted = t.ppf(probability, freedom)
+            assert s._t_quantile(probability, freedom) == pytest.approx(wanted, abs=3 / freedom**4, rel=0)
+    assert s._tail(24, 0.95) == pytest.approx(s.NormalDist().cdf(-math.sqrt(24 / 23) * t.ppf(0.975, 23)), rel=1e-4)
+
+
+def test_what_is_not_given_is_what_the_signature_says():
+    a, b = np.random.default_rng(8).normal(size=(2, 15))
+    usual = {"seed": 0, "n": 2000, "level": 0.95}
+    assert s.bootstrap_mean(a) == s.bootstrap_mean(a, **usual) == s.bootstrap(s.ratio(a, np.ones(15)), 15)
+    assert s.bootstrap_share(a > 0) == s.bootstrap_share(a > 0, **usual) == s.bootstrap_share(a > 0, np.ones(15))
+    assert s.bootstrap(s.ratio(a, b**2), 15) == s.bootstrap(s.ratio(a, b**2), 15, **usual, centred=False)
+    assert s.paired_difference(a, b) == s.paired_difference(a, b, **usual) == s.bootstrap_mean(b - a)
+    assert s.slope(a, b) == s.slope(a, b, np.arange(15), seed=0, n=2000)
+    assert s.t_mean(a) == s.t_mean(a, level=0.95)
+    assert s.paired_test(a, b) == s.paired_test(a, b, seed=0, n=10_000)
+    found = s.agreement(a, b)
+    assert found == s.agreement(a, b, seed=0, n=1000) and found["pearson"] != found["spearman"]
+    assert found["spearman"].value == s.correlation(a, b, by_rank=True)
+
+
+def test_limits_are_the_quantiles_of_the_draws():
+    values = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
+    draws = s._weights(5, 500, seed=3)
+    assert (draws.sum(axis=1) == 5).all() and draws.std() > 0.7
+    found = s.bootstrap_mean(values, seed=3, n=500)
+    tail = s._tail(5, 0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws @ values / 5, [tail, 1 - tail])))
+    moved = s.bootstrap(lambda weights: weights.max(axis=1), 5, seed=3, n=500, centred=True)
+    limits = np.quantile(draws.max(axis=1) + 1 - draws.max(axis=1).mean(), [tail, 1 - tail])
+    assert (moved.low, moved.high) == pytest.approx(tuple(limits))
+
+
+def test_two_units_are_enough_for_limits_and_none_are_none():
+    assert math.isfinite(s.bootstrap_mean([1, 2]).low)
+    undefined = s.bootstrap(s.ratio([1, 1], [0, 0]), 2)
+    assert math.isnan(undefined.low) and math.isnan(undefined.high) and undefined.n == 2
+    assert s.Interval.from_dict(s.Interval(1, 0.5, 2, 3).as_dict()) == s.Interval(1, 0.5, 2, 3)
+
+
+@pytest.mark.parametrize("low, high, excludes", [(0.5, 2, True), (-2, -0.5, True), (0, 1, False), (-1, 0, False)])
+def test_an_interval_that_ends_at_zero_does_not_exclude_it(low, high, excludes):
+    assert s.Interval((low + high) / 2, low, high, 3).excludes_zero is excludes
+
+
+def test_only_an_interval_without_width_is_widened():
+    wide = s.Interval(0.5, 0.4, 0.6, 10)
+    assert s.bound_share(wide) == wide
+    assert s.bound_share(s.Interval(1, 1, 1, 1)).low == pytest.approx(0.05)
+    assert s.bound_share(s.Interval(0.5, 0.5, 0.5, 10), level=0.9).high == pytest.approx(1.5 - 0.1**0.1)
+    empty = s.bound_share(s.Interval(0, 0, 0, 0))
+    assert (empty.low, empty.high) == (0, 0)
+
+
+def test_means_of_few_runs_reach_as_far_as_t_says():
+    from scipy.stats import t
+
+    assert s.mean_of_runs([1, 2]) == s.mean_of_runs([1, 2], level=0.95)
+    for values, level, close in (([1, 2], 0.95, 1e-9), ([1, 2, 6], 0.9, 1e-9), (list(range(12)), 0.95, 1e-3)):
+        wanted = t.interval(level, len(values) - 1, np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values)))
+        for mean in (s.mean_of_runs, s.t_mean):
+            found = mean(values, level=level)
+            assert (found.value, found.n) == (np.mean(values), len(values))
+            assert (found.low, found.high) == pytest.approx(wanted, rel=close)
+    for mean in (s.mean_of_runs, s.t_mean):
+        assert mean([3.0]).value == 3 and math.isnan(mean([3.0]).low) and mean([3.0]).n == 1
+    assert math.isnan(s.t_mean([]).value)
+
+
+def test_sign_flips_of_unequal_differences():
+    assert s.paired_test([0, 0, 0], [1, 2, 3], n=8) == 2 / 8
+    assert s.paired_test([0] * 4, [1, 1, 1, 0.5]) == 2 / 16
+    assert s.paired_test([0] * 4, [0.1, 0.2, 0.3, 0]) == 2 / 8
+    drawn = np.random.default_rng(5).choice([-1.0, 1.0], size=(6, 3))  # eight patterns are more than seven
+    wanted = (1 + sum(abs(signs @ [1, 1, 0.5]) >= 2.5 for signs in drawn)) / 7
+    assert s.paired_test([0, 0, 0], [1, 1, 0.5], seed=5, n=7) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    "differences, power, units",
+    [([0, 1, 2], 0.8, 8), ([0, 1, 2], 0.9, 11), ([1, 2, 3], 0.8, 2), ([0, 2], 0.8, 16), ([1], 0.8, math.inf)],
+)
+def test_units_to_settle_by_hand(differences, power, units):
+    assert s.units_to_settle(differences, power) == units
+    assert s.units_to_settle([0, 1, 2]) == s.units_to_settle([0, 1, 2], power=0.8, level=0.95)
+
+
+def test_ties_share_the_middle_of_their_ranks():
+    assert s._ranks(np.array([3, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
+    assert s._ranks(np.array([5, 5, 5, 1])).tolist() == [3, 3, 3, 1]
+    assert s.correlation([1, 2], [5, 3]) == pytest.approx(-1) and math.isnan(s.correlation([1], [1]))
+    assert math.isnan(s.correlation([1, 2], [3, 3])) and math.isnan(s.correlation([3, 3], [1, 2]))
+    assert math.isnan(s.kappa([], [])) and s.kappa([1, 2, 3], [1, 2, 3]) == 1
+
+
+def test_a_slope_needs_some_spread_and_draws_whole_units():
+    assert math.isnan(s.slope([1, 1], [1, 2]).value)
+    assert s.slope([0, 1e-3, 2e-3], [0, 1, 2]).value == pytest.approx(1000)
+    assert s.slope([0, 1, 2, 3], [1, 3, 5, 7], units=[0, 0, 1, 1]) == s.Interval(*[pytest.approx(2)] * 3, 2)

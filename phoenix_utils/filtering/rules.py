@@ -165,22 +165,23 @@ def _address_forms(row: dict, settings: FilteringSettings) -> Iterator[Finding]:
 
 
 def _task_undone(row: dict, settings: FilteringSettings) -> Iterator[Finding]:
-    for index, (asked, answered, asked_source, answered_source) in enumerate(_exchanges(row)):
+    for place, asked, answered, asked_source, answered_source in _exchanges(row):
         if reason := wording.task_undone(
             asked_source, answered_source, asked, answered, settings.language, settings.source_language
         ):
-            yield Finding("task_undone", "chosen" if "chosen" in row else str(2 * index + 1), reason)
+            yield Finding("task_undone", "chosen" if "chosen" in row else str(place), reason)
 
 
-def _exchanges(row: dict) -> Iterator[tuple[str, str, str, str]]:
-    """Each question with its answer, in the target and in the source language; nothing where sources are missing."""
+def _exchanges(row: dict) -> Iterator[tuple[int, str, str, str, str]]:
+    """Each answer's place, its question and itself, in the target and the source language; none without sources."""
     name = "chosen" if "chosen" in row else "messages"
     messages, sources = row[name] or [], row.get(f"{name}_source") or []
     if len(messages) != len(sources):
         return
     for place in range(len(messages) - 1):
         if [messages[place]["role"], messages[place + 1]["role"]] == ["user", "assistant"]:
-            yield tuple(each[at]["content"] or "" for each in (messages, sources) for at in (place, place + 1))
+            texts = (each[at]["content"] or "" for each in (messages, sources) for at in (place, place + 1))
+            yield place + 1, *texts
 
 
 def _too_long(row: dict, settings: FilteringSettings, count_tokens: Callable[[list[dict]], int]) -> Iterator[Finding]:

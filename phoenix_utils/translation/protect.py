@@ -49,7 +49,7 @@ _ADDRESS = re.compile(r"(?:https?|ftp)://|www\.")
 _AFTER_ADDRESS = re.compile(r"[.,;:!?*_~]+$|(?<=[^(])\)[.,;:!?*_~]*$")
 _BACKTICKS = re.compile(r"(?<!\\)`+")
 # Without one of these there is nothing to protect, which is most lines.
-_SUSPECT = re.compile(r"[`$\\<&\[{%@*_~]|://|www\.")
+_SUSPECT = re.compile(r"[`$\\<&\[\]{}|%@*_~]|://|www\.")
 # Delimiter runs that open or close emphasis: next to a letter, not between spaces or digits (CommonMark 6.2).
 _EMPHASIS = re.compile(
     r"(?<![\\*_~])(\*{1,3}|~~)(?![*~])(?=\S)|(?<=\S)(?<![\\*~])(\*{1,3}|~~)(?![*~])|(?<!\w)_{1,3}(?=\w)|(?<=[\w.!?:])_{1,3}(?!\w)"
@@ -98,8 +98,8 @@ def _beside_code(text: str, start: int, end: int) -> list[tuple[int, int]]:
         stop = match.end()
         if _ADDRESS.match(match[0]):
             tail = _AFTER_ADDRESS.search(match[0])
-            if tail and not (")" in tail[0] and match[0].count("(") >= match[0].count(")")):
-                stop = match.start() + tail.start()
+            if tail:  # a bracket that was opened inside belongs to the address, what follows it does not
+                stop = match.start() + tail.start() + (")" in tail[0] and match[0].count("(") >= match[0].count(")"))
         found.append((match.start(), stop))
     return found
 

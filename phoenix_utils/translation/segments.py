@@ -87,11 +87,10 @@ def split(text: str, language: str = "en", max_chars: int = 200) -> Document:
     into sentences, which are then packed together up to that length. A sentence half as long again is cut at a
     semicolon, comma or space.
     """
-    document, at = Document(), 0
+    document = Document()
     kept, tables = _blocks(text) if _BLOCK.search(text) else (set(), set())
     for number, match in enumerate(_LINES.finditer(text)):
         line = match[0]
-        at += len(line)
         if not line:
             break
         if number in kept or _DEFINITION.match(line):
@@ -119,7 +118,8 @@ def _blocks(text: str) -> tuple[set[int], set[int]]:
         if token.map is None:
             continue
         if token.type in _KEPT_BLOCKS or (token.type == "html_block" and _KEPT_HTML.match(token.content)):
-            kept.update(range(*token.map))
+            first, last = token.map
+            kept.update(range(first, last + (token.type == "amsmath")))  # that plugin's map ends a line early
         elif token.type == "table_open":
             tables.update(range(*token.map))
     return kept | _bracketed_formulas(text), tables
@@ -175,8 +175,8 @@ def _add(document: Document, text: str) -> None:
     if len(core) > _LONGEST_WORD and not _UNSPACED.search(core) and not re.search(r"\s", core):
         core = ""
     before, after = "", ""
-    while (wrapped := _WRAPPED.match(core)) and wrapped[1] not in wrapped[2]:
-        before, core, after = before + wrapped[1], wrapped[2], wrapped[1] + wrapped[3] + after
+    if (wrapped := _WRAPPED.match(core)) and wrapped[1] not in wrapped[2]:
+        before, core, after = wrapped[1], wrapped[2], wrapped[1] + wrapped[3]
     segment = mask(core)
     if not any(character.isalpha() for character in _beside_masks(segment)):
         document.pieces.append(text)
@@ -189,7 +189,7 @@ def _add(document: Document, text: str) -> None:
 def _beside_masks(segment: Masked) -> str:
     text = segment.text
     for name in segment.masks:
-        text = text.replace(name, " ", 1)
+        text = text.replace(name, " ")
     return text
 
 
