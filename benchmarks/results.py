@@ -1,11 +1,12 @@
 """Tables of long comparisons, kept in book/results with what made them."""
 
 import datetime
-import os
 import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+
+from phoenix_utils import hardware, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "book" / "results"
@@ -14,9 +15,11 @@ FOLDER = ROOT / "book" / "results"
 def store(name: str, command: str, lines: list[str], note: str = "") -> Path:
     """Write book/results/NAME.md: date, commit, command and machine, a note, then the table's lines."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    machine = hardware.describe()
+    units = ", bfloat16 units" if hardware.choose_training_dtype(machine).name == "bfloat16" else ""
     head = (
-        f"Made on {datetime.date.today()} at commit {commit.strip()} by `{command}` on {os.cpu_count()} CPU cores "
-        f"({platform.machine()}{', bfloat16 units' if _has_bfloat16() else ''}), no GPU."
+        f"Made on {datetime.date.today()} at commit {commit.strip()} by `{command}` on {machine.cores} CPU "
+        f"core{'' if machine.cores == 1 else 's'} ({platform.machine()}{units}), no GPU."
     )
     path = FOLDER / f"{name}.md"
     path.parent.mkdir(exist_ok=True)
@@ -24,16 +27,9 @@ def store(name: str, command: str, lines: list[str], note: str = "") -> Path:
     return path
 
 
-def _has_bfloat16() -> bool:
-    from phoenix_utils import hardware
-
-    return hardware.choose_training_dtype(hardware.describe()).name == "bfloat16"
-
-
 def shown(cell: dict, digits: int = 1) -> str:
     """A value with its interval, for example `46.1 [44.6, 47.5]`."""
-    value, low, high = (f"{cell[name]:.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return statistics.shown(cell, digits)
 
 
 def without_one(ours: dict, without: dict[str, dict], rate: Callable[..., float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from phoenix_utils.artifacts import STAGE_FOLDERS, read_json, write_atomic
+from phoenix_utils.statistics import shown
 from phoenix_utils.sweep import MODELS
 from phoenix_utils.tables import read_lines
 
@@ -33,12 +34,12 @@ def quoted(run: Path) -> str:
     for name in scores["base"]:
         cells = [scores[model][name] for model in MODELS]
         cells += [differences["paired"][pair][name] for pair in ("sft-base", "dpo-sft")]
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(map(_interval, cells)) + " |")
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(map(shown, cells)) + " |")
     preference = differences["preference"]
     lines += [
         "",
-        f"Held-out pairs ordered rightly by the DPO model's reward: {_interval(preference['dpo_reward'])}; by its "
-        f"likelihood per token: {_interval(preference['by_mean']['dpo'])}. Chosen answer shorter: "
+        f"Held-out pairs ordered rightly by the DPO model's reward: {shown(preference['dpo_reward'])}; by its "
+        f"likelihood per token: {shown(preference['by_mean']['dpo'])}. Chosen answer shorter: "
         f"{preference['shorter_chosen']:.2f}. Prompt of the base, nats per token: "
         + ", ".join(f"{name} {value:.3f}" for name, value in differences["base_prompts"].items())
         + ".",
@@ -67,10 +68,6 @@ def curve(run: Path) -> str:
         values = [step[key] for step in steps]
         said.append(f"{name} {min(values):.2f} to {max(values):.2f}")
     return f"DPO's training batches from the third step on: {', '.join(said)}."
-
-
-def _interval(found: dict) -> str:
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def _show_result(plan, console, seconds: float) -> None:
     from rich.table import Table
 
     from phoenix_utils.artifacts import peak_memory_gb, read_json
+    from phoenix_utils.statistics import shown
 
     folder = stage_path(str(plan.run_dir), "evaluation")
     if (folder / "scores.json").is_file():
@@ -83,7 +84,7 @@ def _show_result(plan, console, seconds: float) -> None:
         table = Table("metric", *scores, title="value [95 % interval]", title_justify="left")
         for metric in next(iter(scores.values())):
             cells = (row[metric] for row in scores.values())
-            table.add_row(metric, *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells))
+            table.add_row(metric, *map(shown, cells))
         console.print(table)
     console.print(f"took {seconds:.0f} s, peak memory of one process {peak_memory_gb(children=True)} GB")
     console.print(f"notebooks: {plan.run_dir / 'notebooks'}")
@@ -210,13 +211,14 @@ def _show_adaptation(folder, console) -> None:
     from rich.table import Table
 
     from phoenix_utils.artifacts import read_json
+    from phoenix_utils.statistics import shown
 
     scores = read_json(folder / "scores.json")
     table = Table("set", "measure", "before", "after", title="value [95 % interval]", title_justify="left")
     for name, found in scores.items():
         for measure in found["before"] if "before" in found else ():
             cells = (found[when][measure] for when in ("before", "after"))
-            table.add_row(name, measure, *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells))
+            table.add_row(name, measure, *map(shown, cells))
     console.print(table)
     console.print(f"training: {scores['training']['seconds'] / 60:.1f} minutes")
     console.print(f"adapter:  {folder / 'adapter'}")

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -311,6 +312,14 @@ def slope(
             return np.where(spread > 1e-12, (weights @ (first * second) / total - mean_x * mean_y) / spread, np.nan)
 
     return bootstrap(statistic, len(np.unique(owner)), seed=seed, n=n)
+
+
+def shown(cell: dict[str, Any], digits: int = 3) -> str:
+    """A stored Interval as text, `0.917 [0.784, 1.000]`: without brackets where there is none, "n/a" where no value is."""
+    if cell["value"] is None:
+        return "n/a"
+    value = f"{cell['value']:.{digits}f}"
+    return value if cell["low"] is None else f"{value} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

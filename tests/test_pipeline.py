@@ -1,17 +1,22 @@
 """The runner and the command line: everything is validated first, failures say what to do, repeats are skipped."""
 
+import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import tiny_run
+from rich.console import Console
 
-from phoenix_utils import artifacts, pipeline
+from phoenix_utils import artifacts, cli, pipeline
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import Gpu, Hardware
 
@@ -209,3 +214,10 @@ def test_import_and_help_are_quick_to_start():
     """Not a timing: only that a heavy library never gets on this path is asserted (see test_notebooks)."""
     done = phoenix("--help")
     assert done.returncode == 0 and "translation" in done.stdout
+
+
+def test_a_score_of_nothing_counted_is_shown_as_such_after_a_run(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    cli._show_result(SimpleNamespace(run_dir=tiny_run.make_run(tmp_path)), console, 1.0)
+    shown = console.file.getvalue()
+    assert re.search(r"form_share +│ n/a", shown) and re.search(r"chrf +│ 0\.625 ", shown)

@@ -286,3 +286,10 @@ def test_a_slope_needs_some_spread_and_draws_whole_units():
     assert math.isnan(s.slope([1, 1], [1, 2]).value)
     assert s.slope([0, 1e-3, 2e-3], [0, 1, 2]).value == pytest.approx(1000)
     assert s.slope([0, 1, 2, 3], [1, 3, 5, 7], units=[0, 0, 1, 1]) == s.Interval(*[pytest.approx(2)] * 3, 2)
+
+
+def test_a_value_is_shown_with_its_interval_where_it_has_one():
+    cell = {"value": 0.625, "low": 0.375, "high": 0.875, "n": 24}
+    assert s.shown(cell) == "0.625 [0.375, 0.875]" and s.shown(cell, 1) == "0.6 [0.4, 0.9]"
+    assert s.shown({**cell, "low": None, "high": None}) == "0.625"
+    assert s.shown({"value": None, "low": None, "high": None, "n": 0}) == "n/a"

@@ -93,6 +93,37 @@ def translator_arms() -> Figure:
     return figure
 
 
+def languages() -> Figure:
+    """Answers in the language of the run before SFT, after it and after DPO, from the stored runs of each language."""
+    rows = [row for row in table("languages") if len(row) > 2]
+    figure = plots.detached_figure(7.4, 4.2)
+    ax = figure.subplots()
+    for shift, column, hue, name in (
+        (-0.22, 3, plots.GREY, "base, asked in plain text"),
+        (0.0, 4, plots.BLUE, "after SFT"),
+        (0.22, 5, plots.VERMILION, "after DPO"),
+    ):
+        for position, row in enumerate(rows):
+            value, low, high = (100 * float(number) for number in re.findall(r"[\d.]+", row[column]))
+            ax.errorbar(
+                value,
+                position + shift,
+                xerr=[[value - low], [high - value]],
+                fmt="o",
+                color=hue,
+                capsize=3,
+                label=name if position == 0 else None,
+            )
+    ax.axvline(85, color=plots.INK, linestyle=":")
+    ax.set_yticks(range(len(rows)), [row[0] for row in rows])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="lower left")
+    ax.set_xlabel("answers in the language of the run, % of 24 prompts, with 95 % intervals")
+    ax.set_title("SFT on translated rows makes the model answer in the language")
+    return figure
+
+
 def rows_kept() -> Figure:
     """Rows that pass the filters after two translators, from the stored comparison."""
     found = {row[0]: [int(re.match(r"\d+", cell)[0]) for cell in row[1:3]] for row in table("adapt_downstream")[:2]}
@@ -296,6 +327,7 @@ def released_vocabulary() -> Figure:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "tokens_by_language": tokens_by_language,
     "translator_arms": translator_arms,
+    "languages": languages,
     "rows_kept": rows_kept,
     "loss_mask": loss_mask,
     "training_memory": training_memory,
