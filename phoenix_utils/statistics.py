@@ -315,7 +315,7 @@ def slope(
 
 
 def shown(cell: dict[str, Any], digits: int = 3) -> str:
-    """A stored Interval as text, `0.917 [0.784, 1.000]`: without brackets where there is none, "n/a" where no value is."""
+    """A stored Interval as text, `0.917 [0.784, 1.000]`: no brackets where there is none, "n/a" where no value is."""
     if cell["value"] is None:
         return "n/a"
     value = f"{cell['value']:.{digits}f}"
