@@ -270,12 +270,13 @@ def main() -> int:
             if outcome == "survived":
                 reason = (reasons.get(name) or {}).get(str(mutant), "")
                 survivors.append(f"| {name}:{mutant.node.lineno} | `{mutant}` | {reason or '?'} |")
+                print(survivors[-1], flush=True)
                 good = good and bool(reason)
+        if arguments.json:  # after each module, so that a run that is cut off leaves something
+            arguments.json.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     head = "| module | mutants | killed | timed out | survived | % killed | seconds |"
     lines = [head, "|---" * 7 + "|", *table, "", "| line | change | why no test fails |", "|---|---|---|", *survivors]
     print("\n".join(lines))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     if arguments.store:
         results.store("mutants", "python benchmarks/mutants.py --store", lines)
     return 0 if good else 1
