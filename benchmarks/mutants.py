@@ -269,7 +269,8 @@ def main() -> int:
             rows.append({"module": name, "line": mutant.node.lineno, "change": str(mutant), "outcome": outcome})
             if outcome == "survived":
                 reason = (reasons.get(name) or {}).get(str(mutant), "")
-                survivors.append(f"| {name}:{mutant.node.lineno} | `{mutant}` | {reason or '?'} |")
+                change = str(mutant).replace("|", "\\|")
+                survivors.append(f"| {name}:{mutant.node.lineno} | `{change}` | {reason or '?'} |")
                 print(survivors[-1], flush=True)
                 good = good and bool(reason)
         if arguments.json:  # after each module, so that a run that is cut off leaves something
