@@ -264,7 +264,7 @@ GARBAGE: list[Any] = [
     (500, {}, "out of memory"),
     (503, {"Retry-After": "0"}, "later"),
     (404, {}, "no such model"),
-    (400, {}, "what?"),
+    (403, {}, "no"),
 ]
 
 
