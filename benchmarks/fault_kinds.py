@@ -257,14 +257,14 @@ GARBAGE: list[Any] = [
     {"choices": []},
     {"choices": [{}]},
     {"choices": [{"text": 7, "message": 7}]},
-    {"choices": [{"text": None, "message": {"content": None}}]},
+    {"choices": [{"text": None, "message": None}]},
     {"choices": [{"text": "x", "logprobs": {"token_logprobs": ["high"]}, "message": {"content": 5}}]},
     {"choices": [{"text": "x", "message": "y"}], "usage": {"prompt_tokens": "many", "completion_tokens": [1]}},
     {"choices": None, "usage": "none"},
     (500, {}, "out of memory"),
     (503, {"Retry-After": "0"}, "later"),
     (404, {}, "no such model"),
-    (400, {}, "what?"),
+    (403, {}, "no"),
 ]
 
 
@@ -318,7 +318,7 @@ def judge(trial: Trial, kind: str) -> Verdict:
     trial.shop.copy(trial.stage, trial.root)
     first = KINDS[kind][0](trial)
     story = f"{kind}, {trial.stage}: {first.how} {first.text}"
-    if first.how == "unclear":
+    if first.how == "unclear" or (first.how == "killed" and kind in ("full disk", "read-only folder", "server")):
         return Verdict("unclear", story=story)
     if sentence := first.how == "refused" and kind != "server" and unclear(first.text):
         return Verdict("unclear", story=f"{story}: {sentence}")

@@ -261,13 +261,12 @@ class ServerEngine(ChatPrompts):
                 choice = self._ask({"messages": messages, **sampling}, halt, "chat/completions")
             except _NotUnderstood as error:
                 return {"text": "", "served": self.model, "tokens_in": 0, "tokens_out": 0, "refused": str(error)}
-            message = choice.get("message")
-            text, usage = (message or {}).get("content") if isinstance(message, dict) else None, choice["usage"]
-            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-            told = zip(
-                ("tokens_in", "tokens_out"), (each if isinstance(each, int) else 0 for each in counts), strict=True
-            )
-            return {"text": text if isinstance(text, str) else "", "served": choice["served"], **dict(told)}
+            message, usage = choice.get("message"), choice["usage"]
+            text = message.get("content") if isinstance(message, dict) else 0
+            if text is not None and not isinstance(text, str):  # null is how a server says nothing
+                raise self._error(f"sent an answer that cannot be read, {self._excerpt(str(choice))}; {RESUMES}")
+            told = {"tokens_in": _count(usage, "prompt_tokens"), "tokens_out": _count(usage, "completion_tokens")}
+            return {"text": text or "", "served": choice["served"], **told}
 
         return self._each(len(texts), answer, on_batch)
 
@@ -350,6 +349,11 @@ class ServerEngine(ChatPrompts):
 
 class _NotUnderstood(PhoenixError):
     """The server does not know a field of the request, or the form of its prompt."""
+
+
+def _count(usage: dict, name: str) -> int:
+    """A number of tokens that a server tells, 0 where it tells none."""
+    return usage[name] if isinstance(usage.get(name), int) else 0
 
 
 def _stopped_by(choice: dict, stops: tuple[str, ...]) -> str | None:
