@@ -30,7 +30,19 @@ sys.path.insert(0, str(ROOT / "tests"))
 import http_server  # noqa: E402 - tests/http_server.py
 import tiny_models  # noqa: E402 - tests/tiny_models.py
 
-from phoenix_utils import artifacts, corpora, dpo, engine_server, filtering, pipeline, plots, sft, sweep, tables  # noqa: E402
+from phoenix_utils import (  # noqa: E402
+    artifacts,
+    corpora,
+    dpo,
+    engine_server,
+    filtering,
+    pipeline,
+    plots,
+    sft,
+    sweep,
+    sweep_cells,
+    tables,
+)
 from phoenix_utils.decoding import Completion  # noqa: E402
 from phoenix_utils.errors import PhoenixError  # noqa: E402
 from phoenix_utils.evaluation import stage as evaluation  # noqa: E402
@@ -166,7 +178,7 @@ class Workshop:
         if stage == "runner":
             self._execute(root)
         elif stage == "sweep":
-            cells = sweep.run_sweep(sweep.load_sweep(self.folder / "sweep.yaml"), print, out=str(root / "sweep"))
+            cells = sweep.run_sweep(sweep_cells.load_sweep(self.folder / "sweep.yaml"), print, out=str(root / "sweep"))
             if failed := [cell.failure for cell in cells if cell.failure]:
                 raise PhoenixError(failed[0])
         elif stage == "translation":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phoenix_utils.artifacts import STAGE_FOLDERS, read_json, write_atomic
 from phoenix_utils.statistics import shown
-from phoenix_utils.sweep import MODELS
+from phoenix_utils.sweep_cells import MODELS
 from phoenix_utils.tables import read_lines
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ssl
 from pathlib import Path
 
 # The end of a sentence about work that was cut off.
@@ -18,7 +19,9 @@ class PhoenixError(Exception):
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+_CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
+# A file where a folder has to be, or the reverse: the user's doing in the run directory, our defect elsewhere.
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 # Libraries in C and Rust say the same in words of their own: SQLite, PyTorch's writers and allocators, safetensors.
 _FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "file write failed", "os error 28")
 _CLOSED_WORDS = ("readonly database", "permission denied")
@@ -30,10 +33,14 @@ def machine_trouble(error: BaseException, place: Path) -> str | None:
     told: BaseException | None = error
     while told is not None:
         number, words = getattr(told, "errno", None), str(told).lower()
+        number = None if isinstance(told, ssl.SSLError) else number  # counts its errors by itself
         if number in _FULL or any(each in words for each in _FULL_WORDS):
             return f"no space left for {place}: free some disk and run the same command again"
+        about = Path(getattr(told, "filename", None) or place)
         if number in _CLOSED or any(each in words for each in _CLOSED_WORDS):
-            return f"{getattr(told, 'filename', None) or place} cannot be written: choose another folder with --out"
+            return f"{about} cannot be read or written: mend its permissions or choose another folder with --out"
+        if number in _IN_THE_WAY and about.is_relative_to(place):
+            return f"{about} is in the way: move it away or choose another folder with --out"
         if isinstance(told, MemoryError) or number == errno.ENOMEM or any(each in words for each in _MEMORY_WORDS):
             return f"memory ran out in work on {place}: free some or lower the batch size, then run again; {RESUMES}"
         told = told.__cause__ or (None if told.__suppress_context__ else told.__context__)

@@ -268,7 +268,8 @@ def is_done(stage: str, settings: StageSettings) -> bool:
         return False
     record = notebook.get("metadata", {}).get("phoenix", {})
     asked = {"source": artifacts.sha256_file(notebook_path(stage)), "failed": False}
-    return record == asked | {"cells": artifacts.fingerprint(notebook.get("cells"))}
+    cells = {"cells": artifacts.fingerprint(notebook.get("cells"))}
+    return cells | record == asked | cells  # the record of an earlier version has no fingerprint of its cells
 
 
 def _refuse_other_run(stage: str, settings: StageSettings) -> None:

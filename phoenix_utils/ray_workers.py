@@ -79,7 +79,8 @@ def join(address: str | None) -> None:
         ray.init(address or "local", log_to_driver=False, logging_level="CRITICAL", **({} if address else local))
     except Exception as error:  # a bare one where a busy machine starts its node too slowly
         where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start on this machine"
-        advice = "every machine needs the same versions of Python and Ray" if address else "try again when it is idle"
+        alone = "Ray's log says more; on a busy machine try again, or set engine to transformers"
+        advice = "every machine needs the same versions of Python and Ray" if address else alone
         raise PhoenixError(f"{where} ({_reason(error)}): {advice}") from error
     _joined[:] = [address]
 

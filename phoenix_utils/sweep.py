@@ -44,7 +44,6 @@ def run_sweep(
 
 
 def _run_cells(sweep: Sweep, folder: Path, cells: list[Cell], say: Callable, show_line: Callable) -> None:
-
     made: dict[str, Cell] = {}
     for number, cell in enumerate(cells, 1):
         name = cell.plan.run_dir.name

@@ -87,10 +87,9 @@ def make_cells(sweep: Sweep, folder: Path) -> list[Cell]:
             run_dir = folder / "cells" / re.sub(r"[^\w.=-]+", "_", name)
             try:
                 plan = pipeline.make_plan(sweep.profile, [f"{k}={_text(v)}" for k, v in values.items()], str(run_dir))
+                plan.refuse_problems()
             except PhoenixError as error:
                 raise PhoenixError(f"arm {arm!r}: {error}") from None
-            if plan.problems:
-                raise PhoenixError(f"arm {arm!r} cannot run here: it " + "; it ".join(plan.problems))
             plan.stages = plan.stages[: plan.stages.index(sweep.until) + 1]
             cells.append(Cell(arm, seed, model, plan, _stage_keys(plan)))
     return cells

@@ -174,7 +174,7 @@ def test_write_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["file.json"]
 
 
-@pytest.mark.parametrize("number, words", [(errno.ENOSPC, "no space left"), (errno.EROFS, "cannot be written")])
+@pytest.mark.parametrize("number, words", [(errno.ENOSPC, "no space left"), (errno.EROFS, "cannot be read or written")])
 def test_disk_trouble_is_one_sentence_and_nothing_stays(tmp_path, number, words):
     with pytest.raises(PhoenixError, match=words), write_atomic(tmp_path / "file") as partial:
         partial.write_text("half")

@@ -2,6 +2,9 @@
 
 import ast
 import graphlib
+import importlib
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -296,3 +299,29 @@ def test_make_takes_a_language_that_is_given_and_never_the_locale(given, locale,
     )
     ran = done.stdout.strip().splitlines()[-1]
     assert all(word in ran for word in words) and ("language=" in ran) == bool(words)
+
+
+def test_what_pages_notebooks_and_benchmarks_import_from_the_package_is_there():
+    texts = {
+        path: path.read_text(encoding="utf-8") for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("book/*.py")]
+    }
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        texts[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    for path in ROOT.glob("book/**/*.md"):
+        if "_build" not in path.parts:
+            texts[path] = "\n".join(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.S))
+    asked = {
+        (path.name, node.module, alias.name)
+        for path, text in texts.items()
+        for node in ast.walk(ast.parse(re.sub(r"^[!%].*", "", text, flags=re.M)))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "phoenix_utils"
+        for alias in node.names
+    }
+    assert len(asked) > 100
+    missing = []
+    for where, module, name in sorted(asked):
+        loaded = importlib.import_module(module)
+        if not hasattr(loaded, name) and not importlib.util.find_spec(f"{module}.{name}"):
+            missing.append(f"{where}: from {module} import {name}")
+    assert missing == []

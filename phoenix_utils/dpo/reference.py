@@ -31,7 +31,7 @@ def cache_facts(settings: DpoSettings, inputs: dict[str, str], tokenizer: Any, d
     return {
         **inputs,
         "model": settings.model,
-        "languages": [settings.source_language, settings.language],
+        "languages": list(settings.languages),
         "method": settings.method,
         "dtype": dtype,
         "template": artifacts.fingerprint([tokenizer.chat_template, len(tokenizer)]),

@@ -26,13 +26,14 @@ class Kept:
         if not path.is_file():
             return
         content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
-        for line in content[:whole].decode("utf-8", "replace").split("\n")[:-1]:  # splitlines would cut at U+2028 too
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            os.truncate(path, end)
+        for line in content[:end].decode("utf-8", "replace").split("\n")[:-1]:  # splitlines would cut at U+2028 too
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
-                if row["checksum"] == fingerprint([row["key"], row["value"]]):
+                whole = fingerprint([row["key"], row["value"]])
+                if row.get("checksum", whole) == whole:  # lines of an earlier version have none
                     self.rows[row["key"]] = row["value"]
 
     @staticmethod

@@ -60,6 +60,7 @@ def run(settings: FilteringSettings, count_tokens: Callable[[list[dict]], int] |
         scored = stage.folder / "scores.parquet" if settings.scores else None
         if scored:
             scoring.write(scored, inputs, settings, lambda done: progress.update(done, step="scores"))
+            stage.keep(scored)
         tallies = {}
         judge = Judge(settings, count_tokens or token_counter(settings), inputs, scored)
         with tempfile.TemporaryFile("w+", dir=stage.folder, encoding="utf-8") as spool:

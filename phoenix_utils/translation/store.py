@@ -56,6 +56,17 @@ def _checksum(columns: Sequence[object]) -> int:
     return zlib.crc32(repr(tuple(columns)).encode("utf-8", "surrogatepass"))
 
 
+def _trouble(error: sqlite3.DatabaseError, path: Path) -> str:
+    """What SQLite's error about the store at `path` means to its user."""
+    if trouble := machine_trouble(error, path):
+        return trouble
+    if "locked" in str(error):
+        return f"{path} is in use by another process: wait for it, or stop it, and run again"
+    if "no such column" in str(error):
+        return f"{path} is of another version of this project: finish the run with that, or give another --out"
+    return f"{path} is damaged ({error}): move it away and run again"
+
+
 class SegmentStore:
     """All distinct segments of a run; `path` is made where it does not exist. Use it as a context manager."""
 
@@ -71,10 +82,7 @@ class SegmentStore:
             self.connection.execute("INSERT OR IGNORE INTO about VALUES (?)", (translator,))
             self.connection.commit()
         except sqlite3.DatabaseError as error:
-            raise PhoenixError(
-                machine_trouble(error, path)
-                or f"{path} cannot be used ({error}): if it is damaged, move it away and run again"
-            ) from None
+            raise PhoenixError(_trouble(error, path)) from None
 
     def __enter__(self) -> SegmentStore:
         return self
@@ -84,8 +92,8 @@ class SegmentStore:
             # One file is easier to copy than a file and its log.
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.connection.close()
-        if isinstance(error, sqlite3.DatabaseError) and not machine_trouble(error, self.path):
-            raise PhoenixError(f"{self.path} is damaged ({error}): move it away and run again") from error
+        if isinstance(error, sqlite3.DatabaseError):
+            raise PhoenixError(_trouble(error, self.path)) from error
 
     def drop_damaged(self) -> None:
         """Forget each segment and each translation that is not what was written, so that it is asked for again."""

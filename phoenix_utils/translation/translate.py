@@ -119,8 +119,10 @@ def run(settings: TranslationSettings, translator: Translator | None = None) -> 
         with SegmentStore(stage.folder / STORE, translator_fingerprint(settings)) as store:
             store.drop_damaged()
             _collect(store, settings)
-            stage.count("segments_reused", store.reuse(_stores_beside(stage.folder)))
-            store.drop_damaged()  # what another run's store has brought
+            reused = store.reuse(_stores_beside(stage.folder))
+            stage.count("segments_reused", reused)
+            if reused:
+                store.drop_damaged()  # what another run's store has brought
             _translate_pending(store, translator, stage)
             good = 0
             for kind, table in tables_of(settings).items():
