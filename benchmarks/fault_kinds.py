@@ -296,8 +296,8 @@ KINDS: dict[str, tuple[Callable[[Trial], Told], tuple[str, ...]]] = {
     "out of memory": (memory, tuple(STAGES[1:])),
     "clock": (clock, tuple(STAGES)),
     "two at once": (two_at_once, (*STAGES, "runner", "sweep")),
-    "damaged product": (damage_finished, (*STAGES, "runner", "sweep")),
-    "damaged half": (damage_unfinished, tuple(STAGES)),
+    "damaged product": (damage_finished, (*STAGES, "runner", "sweep", "adapt")),
+    "damaged half": (damage_unfinished, (*STAGES, "adapt")),
     "damaged input": (damage_input, tuple(STAGES[1:])),
     "server": (server, ("translation", "evaluation")),
 }

@@ -15,7 +15,6 @@ import os
 import resource
 import shutil
 import signal
-import sqlite3
 import sys
 import time
 import traceback
@@ -46,6 +45,7 @@ from phoenix_utils import (  # noqa: E402
 from phoenix_utils.decoding import Completion  # noqa: E402
 from phoenix_utils.errors import PhoenixError  # noqa: E402
 from phoenix_utils.evaluation import stage as evaluation  # noqa: E402
+from phoenix_utils.translation import adapt  # noqa: E402
 from phoenix_utils.translation import translate as translation  # noqa: E402
 from phoenix_utils.translation.translator import Translator  # noqa: E402
 
@@ -159,6 +159,10 @@ class Workshop:
             "filtering": {"skip_rules": [rule for rule in filtering.RULES if rule not in ("length", "too_long")]},
             "sft": {**few, "lora_r": 2, "num_train_epochs": 1.0},
             "dpo": {**few, "watch_prompts": 0, "gradient_checkpointing": False},
+            "adapt": {
+                **{"max_instruction_pairs": 6, "sample_pairs": 2, "measure_rows": 2, "save_steps": 1, "lora_r": 2},
+                **{"max_length": 2048, "batch_tokens": 2048, "dtype": "float32"},
+            },
             "evaluation": {
                 **{"max_prompts": 2, "max_new_tokens": 4, "harness_tasks": [], "bootstrap_samples": 100},
                 **{
@@ -187,6 +191,8 @@ class Workshop:
         elif stage == "evaluation":
             engine_server.ServerEngine = (servers or Servers(self.tokenizer)).engine
             evaluation.run(self.settings(stage, root))
+        elif stage == "adapt":
+            adapt.adapt_and_measure(self.settings(stage, root))
         else:
             {"filtering": filtering, "sft": sft, "dpo": dpo}[stage].run(self.settings(stage, root))
 
@@ -223,7 +229,8 @@ class Workshop:
         if stage in places:
             names = [places[stage]] if finished else []
         else:
-            names = [f"run/{artifacts.STAGE_FOLDERS[s]}" for s in STAGES[: STAGES.index(stage) + finished]]
+            earlier = STAGES[: STAGES.index(stage)] if stage in STAGES else []
+            names = [f"run/{artifacts.STAGE_FOLDERS[s]}" for s in [*earlier, *[stage] * finished]]
             names += ["cache"] if finished and stage == "dpo" else []
         for name in names:
             shutil.copytree(self.template / name, root / name)
@@ -333,8 +340,9 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def kept(path: Path) -> bool:
-    """Whether a file is compared: not progress, locks, or what was replaced."""
-    return path.name != "progress.json" and path.suffix != ".lock" and "replaced" not in path.parts
+    """Whether a file is compared: not progress, locks, what was replaced, or what products are made from."""
+    unlike = {"progress.json", *artifacts.GROWING}
+    return path.name not in unlike and path.suffix != ".lock" and "replaced" not in path.parts
 
 
 @functools.singledispatch
@@ -358,19 +366,13 @@ def read(path: Path) -> Any:
     if path.suffix == ".parquet":
         return list(tables.read_rows(path))
     if path.suffix == ".jsonl":
-        rows = timeless(tables.read_lines(path))
-        return sorted(rows, key=json.dumps) if "kept" in path.name else rows
+        return timeless(tables.read_lines(path))
     if path.suffix == ".json":
         return timeless(artifacts.read_json(path))
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
         return {name: tensor.ravel().tolist() for name, tensor in load_file(path).items()}
-    if path.suffix == ".sqlite":
-        whole = not path.with_name(f"{path.name}-wal").exists()  # else its log has to be read too
-        with sqlite3.connect(f"file:{path}?immutable={int(whole)}", uri=True) as connection:
-            found = connection.execute("SELECT text, translation, fault FROM segments JOIN done USING (id) ORDER BY id")
-            return list(map(list, found))
     # Pages and pictures hold times, executed notebooks too; that they are there has to do.
     return path.read_bytes() if path.suffix in (".jinja", ".txt", ".md") else True
 

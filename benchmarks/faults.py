@@ -31,7 +31,7 @@ from fault_stages import Workshop  # noqa: E402 - benchmarks/fault_stages.py
 
 COLUMNS = ("tried", "recovered", "refused", "unclear", "lost rows", "silent wrong")
 # How often a stage is chosen: the cheap ones write as many files as the others, in a fraction of the time.
-SHARES = {"translation": 40, "filtering": 30, "sft": 6, "dpo": 6, "evaluation": 6, "runner": 7, "sweep": 5}
+SHARES = {"translation": 40, "filtering": 30, "sft": 6, "dpo": 6, "evaluation": 6, "runner": 7, "sweep": 5, "adapt": 4}
 
 
 def choose(number: int, kinds: list[str], stages: list[str], chance: random.Random) -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from phoenix_utils import __version__
 from phoenix_utils.errors import PhoenixError, machine_trouble
+from phoenix_utils.hashes import fingerprint, sha256_file, sha256_path
 from phoenix_utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ STAGE_FOLDERS = {
     "dpo": "04_dpo",
     "evaluation": "05_evaluation",
 }
+# Files that grow while a stage works and check themselves row by row: one damaged row is no reason to throw away what
+# was paid for, and no manifest could keep up with them.
+GROWING = (
+    *("answers_kept.jsonl", "judge_kept.jsonl", "votes.jsonl"),
+    *("segments.sqlite", "segments.sqlite-wal", "segments.sqlite-shm"),
+)
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "bitsandbytes", "ray")
 
 
@@ -130,25 +136,6 @@ def _checksum(value: dict[str, Any]) -> str:
     return fingerprint(json.loads(json.dumps(rest, default=str)))
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def sha256_path(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's file names and contents."""
-    if path.is_file():
-        return sha256_file(path)
-    parts = [f"{item.relative_to(path)}:{sha256_file(item)}" for item in sorted(path.rglob("*")) if item.is_file()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def fingerprint(value: Any) -> str:
-    """Short stable hash of anything JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
 def describe_inputs(inputs: dict[str, Path | str]) -> dict[str, str]:
     """A path becomes the hash of its contents; a text (a hub id, a package) stands for itself.
 
@@ -187,7 +174,8 @@ def damaged_products(folder: Path, manifest: dict[str, Any], below: Path | None 
     return [
         name
         for name, product in manifest.get("outputs", {}).items()
-        if (below is None or (folder / name).is_relative_to(below))
+        if (folder / name).name not in GROWING  # manifests of earlier versions name them
+        and (below is None or (folder / name).is_relative_to(below))
         and not ((folder / name).is_file() and sha256_file(folder / name) == product["sha256"])
     ]
 
@@ -207,10 +195,15 @@ class StageRun:
         """Keep any other fact (dtype and its reason, lineage) in the manifest."""
         self.manifest["notes"][key] = value
 
-    def keep(self, path: Path) -> None:
-        """Record a finished piece of an unfinished stage: whoever resumes knows whether it is what was written."""
-        self.manifest["outputs"] |= _described(self.folder, [path])
+    def keep(self, *paths: Path) -> None:
+        """Record finished pieces of an unfinished stage: whoever resumes knows whether they are what was written."""
+        self.manifest["outputs"] |= _described(self.folder, paths)
         write_json(self.folder / "manifest.json", self.manifest)
+
+    def forget(self, path: Path) -> None:
+        """Call it before a kept piece is written anew: a kill before it is kept again must not make it look damaged."""
+        if self.manifest["outputs"].pop(str(path.relative_to(self.folder)), None):
+            write_json(self.folder / "manifest.json", self.manifest)
 
     def progress(self, total: int, unit: str) -> Progress:
         """A progress line for `total` units of work."""
@@ -366,7 +359,7 @@ def _finish_manifest(run: StageRun, seconds: float) -> None:
         path
         for path in sorted(run.folder.rglob("*"))
         if path.is_file()
-        and path.name not in ("manifest.json", "progress.json")
+        and path.name not in ("manifest.json", "progress.json", *GROWING)
         and "checkpoints" not in path.relative_to(run.folder).parts
         and not path.name.startswith(".")
     )

@@ -24,13 +24,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, TrainerCallback
 
-from phoenix_utils import artifacts, chat, models, processes
+from phoenix_utils import artifacts, chat, checkpoints, models, processes
 from phoenix_utils.batches import BatchPlan, device_count, plan_batches
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import DtypeChoice, Hardware, choose_training_dtype
 from phoenix_utils.training_settings import TrainingSettings
 
-MARKER = "whole.json"
 LOG = "log.jsonl"
 # Lines of the log whose mean loss is compared with the start's.
 WINDOW = 8
@@ -249,39 +248,7 @@ class Reporter(TrainerCallback):
         """Mark the checkpoint that has just been written completely, with the logs as they are now beside it."""
         processes.wait()  # each has a part of it
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            for log in self.stage.folder.glob("*.jsonl"):
-                shutil.copy(log, folder)
-            artifacts.write_json(folder / MARKER, {"step": state.global_step, "files": _hashes(folder), "checksum": ""})
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER)
-    return {str(path.relative_to(folder)): artifacts.sha256_file(path) for path in files}
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        return artifacts.read_json(checkpoint / MARKER)["files"] == _hashes(checkpoint)
-    except (OSError, PhoenixError, KeyError, TypeError):
-        return False
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is what was written; the ones that are cut off or damaged are removed.
-
-    The stage's logs become what they were then, empty where there is no checkpoint to go on from.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in found:
-        if not _is_whole(path):
-            shutil.rmtree(path)
-    whole = [path for path in found if path.is_dir()]
-    for log in folder.parent.glob("*.jsonl"):
-        log.unlink()
-    for log in whole[-1].glob("*.jsonl") if whole else ():
-        shutil.copy(log, folder.parent)
-    return whole[-1] if whole else None
+            checkpoints.mark_whole(Path(args.output_dir), state.global_step)
 
 
 def train(trainer: Any, stage: artifacts.StageRun) -> dict[str, Any]:
@@ -291,8 +258,7 @@ def train(trainer: Any, stage: artifacts.StageRun) -> dict[str, Any]:
     """
     reporter = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Reporter))
     trainer.remove_callback(PrinterCallback)  # the Trainer's own way of saying what the progress line says
-    with trainer.args.main_process_first():  # it removes what a kill has cut off
-        checkpoint = last_whole_checkpoint(Path(trainer.args.output_dir))
+    checkpoint = checkpoints.resume_from(Path(trainer.args.output_dir))
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - started
@@ -356,12 +322,7 @@ def finish(stage: artifacts.StageRun, metrics: dict[str, Any]) -> None:
     artifacts.write_json(stage.folder / "metrics.json", metrics)
     stage.count("steps", metrics["steps"])
     stage.count("tokens", metrics["tokens"])
-    remove_checkpoints(stage)
-
-
-def remove_checkpoints(stage: artifacts.StageRun) -> None:
-    """Free the space of checkpoints and prepared rows once the stage's products are written."""
-    shutil.rmtree(stage.folder / "checkpoints", ignore_errors=True)
+    checkpoints.remove(stage.folder)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

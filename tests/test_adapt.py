@@ -1,6 +1,7 @@
 """The translator's training: which pairs, which tokens, which batches, and a run that resumes to the same adapter."""
 
 import json
+import shutil
 
 import pytest
 import tiny_models
@@ -191,6 +192,41 @@ def test_products_of_a_run(chosen_settings):
     assert set(rejected) == {"rule", "reason", "source", "target"} and rejected["source"] == source
     assert manifest["counts"]["rejected"] == 1
     assert manifest["counts"]["other"] == 20 and manifest["inputs"]["pairs_1"].startswith("sha256:")
+
+
+class Trained(Exception):
+    """A training is about to begin."""
+
+
+def test_what_is_damaged_of_a_finished_translator_is_made_again(chosen_settings, tmp_path, monkeypatch):
+    scores = adapt.adapt_and_measure(chosen_settings)
+    folder, whole = artifacts.stage_path(chosen_settings.run_dir, "adapt"), tmp_path / "whole"
+    shutil.copytree(folder, whole)
+
+    def begin(*arguments):
+        raise Trained
+
+    def changed(name):
+        shutil.rmtree(folder)
+        shutil.copytree(whole, folder)
+        content = bytearray((folder / name).read_bytes())
+        content[-5] ^= 1
+        (folder / name).write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapt, "build_trainer", begin)
+        changed("scores.json")
+        assert adapt.adapt_and_measure(chosen_settings) == scores
+        for name in ("metrics.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"):
+            changed(name)
+            for _ in range(2):
+                with pytest.raises(Trained):
+                    adapt.adapt_and_measure(chosen_settings)
+    again = adapt.adapt_and_measure(chosen_settings)
+    assert again["project"] == scores["project"] and again["training"]["steps"] == scores["training"]["steps"]
+    first, second = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (whole, folder))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (folder / "rejected.jsonl").is_file()
 
 
 def test_inputs_are_files_or_names():

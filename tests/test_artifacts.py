@@ -1,6 +1,7 @@
 """The run directory: atomic writes, skip, resume, refusal, and what a kill leaves behind."""
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -120,6 +121,53 @@ def test_a_kept_piece_of_an_unfinished_stage_is_there_again_only_if_it_is_whole(
     (stage.folder / ".good.99.partial").write_text("half")
     with open_stage("sft", settings, {"source": source}):
         assert {path.name for path in stage.folder.iterdir()} == {"manifest.json", "good"}
+
+
+def test_a_piece_that_is_written_anew_stays_where_a_kill_comes_before_it_is_kept_again(tmp_path, source):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    with pytest.raises(RuntimeError), open_stage("sft", settings, {"source": source}) as stage:
+        rows = stage.folder / "rows"
+        for text in ("one", "one two"):
+            stage.forget(rows)
+            rows.write_text(text)
+            if text == "one":
+                stage.keep(rows)
+        raise RuntimeError
+    with open_stage("sft", settings, {"source": source}):
+        assert rows.read_text() == "one two"
+
+
+@pytest.mark.parametrize("name", ["answers_kept.jsonl", "judge_kept.jsonl", "votes.jsonl", "segments.sqlite"])
+def test_what_grows_and_checks_itself_stays_with_a_damaged_row(tmp_path, source, name):
+    settings = Demo(run_dir=str(tmp_path / "run"))
+    with open_stage("sft", settings, {"source": source}) as stage:
+        (stage.folder / "product.txt").write_text("made")
+        (stage.folder / name).write_text("paid for")
+    manifest = artifacts.read_json(stage.folder / "manifest.json")
+    assert set(manifest["outputs"]) == {"product.txt"}
+    manifest["outputs"][name] = {"sha256": "of an earlier version"}
+    write_json(stage.folder / "manifest.json", manifest)
+    assert artifacts.is_current("sft", settings, {"source": source})
+    (stage.folder / "product.txt").write_text("Made")
+    with open_stage("sft", settings, {"source": source}) as again:
+        assert not again.is_complete and (stage.folder / name).read_text() == "paid for"
+
+
+def test_a_file_that_stays_the_same_is_read_once(tmp_path, monkeypatch):
+    path, read = tmp_path / "weights", []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *words: read.append(words) or digest(*words))
+    path.write_text("one")
+    first = artifacts.sha256_file(path)
+    assert artifacts.sha256_file(path) == first and len(read) == 2, "it may still change within a tick of the clock"
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**10)
+    assert {artifacts.sha256_file(path) for _ in range(3)} == {first} and len(read) == 3
+    before = path.stat()
+    time.sleep(0.02)
+    path.write_text("two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert artifacts.sha256_file(path) != first, "of the same size, with the old time of writing"
 
 
 def test_trouble_with_the_machine_inside_a_stage_is_one_sentence(tmp_path, source):

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoenix_utils import artifacts, batches, hardware, models, training
+from phoenix_utils import artifacts, batches, checkpoints, hardware, models, training
 from phoenix_utils.dpo import DpoSettings, dpo_loss, run, stage_inputs
 from phoenix_utils.dpo import stage as dpo_stage
 from phoenix_utils.dpo.data import read_pairs
@@ -297,7 +297,7 @@ def test_killed_and_resumed_is_the_same_as_never_interrupted(settings, tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, settings.model_dump_json()], env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
-    marker = folder_of(settings) / "checkpoints" / "checkpoint-4" / training.MARKER
+    marker = folder_of(settings) / "checkpoints" / "checkpoint-4" / checkpoints.MARKER
     deadline = time.monotonic() + 120
     while not marker.is_file():
         assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"

@@ -160,6 +160,21 @@ def test_what_a_run_has_translated_is_asked_without_its_failed_rows(tmp_path):
     assert len(prompts.held_out_references("de", str(tmp_path))) == len(prompts.held_out_references("de"))
 
 
+def test_a_table_that_has_grown_stays_where_a_kill_comes_before_its_hash(tmp_path, monkeypatch):
+    settings, grown = EvaluationSettings(run_dir=str(tmp_path)), [{"model": "base"}, {"model": "sft"}]
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), artifacts.open_stage("evaluation", settings, {}) as run:
+        table = stage._Growing(run, "harness.jsonl")
+        table.add(grown[:1])
+        monkeypatch.setattr(run, "keep", killed)
+        table.add(grown[1:])
+    with artifacts.open_stage("evaluation", settings, {}) as run:
+        assert stage._Growing(run, "harness.jsonl").rows == grown
+
+
 def test_a_share_of_nothing_and_of_one_unit_is_told():
     from phoenix_utils.evaluation import share_text
 

@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 import torch
 
-from phoenix_utils import artifacts, batches, chat, models, training
+from phoenix_utils import artifacts, batches, chat, checkpoints, models, training
 from phoenix_utils.batches import IGNORED
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.sft import SftSettings, run, stage_inputs
@@ -135,7 +135,7 @@ def kill_after(script, settings, checkpoint):
         [sys.executable, "-c", script, settings.model_dump_json()], env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
     deadline = time.monotonic() + 120
-    while not (checkpoint / training.MARKER).is_file():
+    while not (checkpoint / checkpoints.MARKER).is_file():
         assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-from phoenix_utils import artifacts, batches, training
+from phoenix_utils import batches, training
 from phoenix_utils.dpo import DpoSettings
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import DtypeChoice, Gpu, Hardware
@@ -155,16 +155,6 @@ def test_a_loss_diverges_only_well_above_its_start(losses):
     start, now = (sum(part[:8]) / 8 for part in (losses, losses[-8:]))
     assert (trouble is not None) == (len(losses) >= 16 and now > 1.5 * start)
     assert training.diverges([*losses, math.inf]).endswith("became inf")
-
-
-def test_only_whole_checkpoints_count_and_cut_off_ones_go(tmp_path):
-    assert training.last_whole_checkpoint(tmp_path) is None
-    for step in (2, 9, 10, 11):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if step != 11:
-            artifacts.write_json(tmp_path / f"checkpoint-{step}" / training.MARKER, {"step": step})
-    assert training.last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert not (tmp_path / "checkpoint-11").exists()
 
 
 def test_the_log_forgives_a_line_that_was_cut_off(tmp_path):

@@ -243,6 +243,7 @@ class _Growing:
     def add(self, rows: list[dict]) -> None:
         """Append one model's rows."""
         self.rows += rows
+        self.stage.forget(self.path)
         if self.schema:
             write_rows(self.path, self.rows, self.schema)
         else:

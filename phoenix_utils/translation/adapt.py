@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from phoenix_utils import artifacts, corpora, hardware, lm_head, models, tables, training
+from phoenix_utils import artifacts, checkpoints, corpora, hardware, lm_head, models, tables, training
 from phoenix_utils.batches import BatchPlan
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.translation import measure
@@ -33,6 +33,8 @@ from phoenix_utils.translation.translator import Translator
 
 # Fractions of the training after which the set-aside sentences are translated.
 SAMPLED_AT = (0.1, 0.25, 0.5, 0.75, 1.0)
+# What a trained translator consists of at least; the manifest names all of it (note `trained`).
+TRAINED = ("metrics.json", "adapter/adapter_model.safetensors")
 
 
 class Trainer(SFTTrainer):
@@ -106,6 +108,14 @@ def adapt_and_measure(
         for name, number in chosen.counts().items():
             stage.count(name, number)
         stage.note("rejected", dict(Counter(row.rule for row in chosen.rejected)))
+        sets = measured_sets(settings, chosen)
+        base = _measured_before(settings, stage, sets, before)
+        metrics = _train(settings, stage, chosen)
+        after = _measured(_adapted(settings, stage.folder / "adapter"), stage, sets, "after training")
+        scores = measure.compare(sets, base, after, settings.language, settings.source_language)
+        scores = {"training": metrics, **scores}
+        artifacts.write_json(stage.folder / "scores.json", scores)
+        tables.write_lines(stage.folder / "measured.jsonl", measure.rows(sets, base, after))
         tables.write_lines(
             stage.folder / "rejected.jsonl",
             [
@@ -118,15 +128,7 @@ def adapt_and_measure(
                 for r in chosen.rejected
             ],
         )
-        sets = measured_sets(settings, chosen)
-        base = _measured_before(settings, stage, sets, before)
-        metrics = _train(settings, stage, chosen)
-        after = _measured(_adapted(settings, stage.folder / "adapter"), stage, sets, "after training")
-        scores = measure.compare(sets, base, after, settings.language, settings.source_language)
-        scores = {"training": metrics, **scores}
-        artifacts.write_json(stage.folder / "scores.json", scores)
-        tables.write_lines(stage.folder / "measured.jsonl", measure.rows(sets, base, after))
-        training.remove_checkpoints(stage)
+        checkpoints.remove(stage.folder)
         stage.count("steps", metrics["steps"])
     return scores
 
@@ -148,12 +150,14 @@ def _measured_before(
 ) -> dict[str, list[measure.Hypothesis]]:
     """The base model under the better prompt it has, kept in a file so that a resumed run need not do it again."""
     path = stage.folder / "before.json"
-    if known and not path.is_file():
-        artifacts.write_json(path, artifacts.read_json(known))
     if not path.is_file():
-        base = Translator(_translation_settings(settings, "few_shot"))
-        done = _measured(base, stage, sets, "before training")
-        artifacts.write_json(path, {name: [list(row) for row in rows] for name, rows in done.items()})
+        if known:
+            artifacts.write_json(path, artifacts.read_json(known))
+        else:
+            base = Translator(_translation_settings(settings, "few_shot"))
+            done = _measured(base, stage, sets, "before training")
+            artifacts.write_json(path, {name: [list(row) for row in rows] for name, rows in done.items()})
+        stage.keep(path)
     return {name: [measure.Hypothesis(*row) for row in rows] for name, rows in artifacts.read_json(path).items()}
 
 
@@ -180,8 +184,8 @@ def _adapted(settings: AdaptSettings, adapter: Path) -> Translator:
 
 
 def _train(settings: AdaptSettings, stage: artifacts.StageRun, chosen: ChosenPairs) -> dict[str, Any]:
-    if (stage.folder / "adapter").is_dir():  # an earlier attempt got so far and was cut off while measuring
-        return artifacts.read_json(stage.folder / "metrics.json")
+    if set(stage.manifest["notes"].get("trained", TRAINED)) <= stage.manifest["outputs"].keys():
+        return artifacts.read_json(stage.folder / "metrics.json")  # cut off while measuring, and all of it is whole
     languages = settings.languages
     tokenizer = models.load_tokenizer(settings.model, languages)
     dataset, monolingual, too_long = training_rows(chosen, tokenizer, settings)
@@ -192,7 +196,7 @@ def _train(settings: AdaptSettings, stage: artifacts.StageRun, chosen: ChosenPai
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # half the size, and far finer than what training it leaves uncertain
             parameter.data = parameter.data.half()
-    training.save_trained(
+    adapter = training.save_trained(
         trainer,
         tokenizer,
         stage,
@@ -203,6 +207,9 @@ def _train(settings: AdaptSettings, stage: artifacts.StageRun, chosen: ChosenPai
         seed=settings.seed,
         training={name: metrics[name] for name in ("rows", "steps", "tokens", "seconds")},
     )
+    files = [stage.folder / "metrics.json", *sorted(adapter.iterdir())]
+    stage.note("trained", [str(path.relative_to(stage.folder)) for path in files])
+    stage.keep(*files)
     return metrics
 
 
