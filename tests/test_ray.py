@@ -174,9 +174,7 @@ def test_a_worker_that_dies_again_and_again_is_one_sentence_and_the_next_run_doe
     cluster, make, translate, alone
 ):
     settings, poison = make("dying", engine="ray"), alone[0][1][-1]["segments"][-1]["text"]
-    with pytest.raises(
-        PhoenixError, match=r"died 3 times over the same segments .*lower translation\.batch_"
-    ) as caught:
+    with pytest.raises(PhoenixError, match=r"died 3 times over the same work .*lower translation\.batch_") as caught:
         translate(settings, poison=poison, deaths=99)
     assert "\n" not in str(caught.value)
     done, whole = store(settings)
@@ -279,6 +277,30 @@ def test_a_worker_loads_the_real_engine(cluster, make, tmp_path):
     assert [each.mean_logprob for each in there] == pytest.approx([each.mean_logprob for each in here], abs=1e-4)
 
 
+def test_filterings_scores_are_those_of_one_process(cluster, make, alone, tmp_path):
+    import tiny_models
+
+    from phoenix_utils import artifacts, tables
+    from phoenix_utils.filtering import FilteringSettings, scoring, stage_inputs
+
+    run_dir = tmp_path / "alone" / "run"
+    manifest = run_dir / "01_translation" / "manifest.json"
+    made = artifacts.read_json(manifest)
+    made["settings"]["model"] = str(tiny_models.save_tiny(tmp_path / "model"))
+    artifacts.write_json(manifest, made)
+    settings = FilteringSettings(run_dir=str(run_dir), scores=["forward"], score_batch=5)
+    found, heard = [], []
+    for workers in (None, 1):
+        path = tmp_path / f"scores{workers}.parquet"
+        scoring.write(path, stage_inputs(settings), settings.model_copy(update={"ray_workers": workers}), heard.append)
+        found.append(list(tables.read_rows(path)))
+    assert heard[: len(heard) // 2] == heard[len(heard) // 2 :] == sorted(heard[len(heard) // 2 :])
+    assert len(found[0]) == len(found[1]) > 24 and any(row["forward"] is not None for row in found[0])
+    for one, other in zip(*found, strict=True):
+        assert other == {name: pytest.approx(value, abs=1e-4) if name in scoring.NAMES else value
+                         for name, value in one.items()}  # fmt: skip
+
+
 def test_pieces_are_read_no_faster_than_they_are_done_and_what_a_worker_raises_is_raised_here_after_them(cluster):
     from phoenix_utils.ray_workers import AT_ONCE, RayWorkers
 
@@ -302,7 +324,7 @@ def test_pieces_are_read_no_faster_than_they_are_done_and_what_a_worker_raises_i
     abandoned = workers.map("double", ((n, n) for n in range(9)))
     next(abandoned)
     abandoned.close()
-    assert sorted(workers.map("double", [("a", 1), ("b", 2)])) == [("a", 2), ("b", 4)]
+    assert list(workers.map_in_order("double", range(50))) == list(range(0, 100, 2))
 
 
 def test_a_machine_that_lacks_the_package_is_one_sentence(cluster):
@@ -317,9 +339,7 @@ def test_a_machine_that_lacks_the_package_is_one_sentence(cluster):
 def test_a_cluster_that_is_too_small_or_another_one_is_one_sentence(cluster):
     from phoenix_utils import ray_workers
 
-    with pytest.raises(
-        PhoenixError, match=r"5000 Ray workers with 1 CPU each do not fit .* lower translation\.ray_work"
-    ):
+    with pytest.raises(PhoenixError, match=r"5000 Ray workers with 1 CPU each do not fit .* lower ray_work"):
         ray_workers.RayWorkers(Doubler, 5000)
     with pytest.raises(PhoenixError, match="in another Ray cluster already"):
         ray_workers.join(cluster)  # joined without an address
@@ -346,7 +366,7 @@ def test_an_address_that_does_not_answer_is_one_sentence_after_a_bounded_wait(ma
 
 def test_a_machine_without_ray_is_told_what_to_install(make, translate, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PhoenixError, match=r"'ray', which is not installed: pip install 'phoenix-utils\[scale\]'"):
+    with pytest.raises(PhoenixError, match=r"Ray, which is not installed: pip install 'phoenix-utils\[scale\]'"):
         translate(make("none", engine="ray"))
 
 
