@@ -171,10 +171,13 @@ def test_a_worker_that_dies_takes_nothing_with_it(cluster, make, translate, alon
 
 
 def test_a_worker_that_dies_again_and_again_is_one_sentence_and_the_next_run_does_the_rest(
-    cluster, make, translate, alone
+    cluster, make, translate, alone, monkeypatch
 ):
+    from phoenix_utils import ray_workers
+
+    monkeypatch.setattr(ray_workers, "DEATHS", 2)
     settings, poison = make("dying", engine="ray"), alone[0][1][-1]["segments"][-1]["text"]
-    with pytest.raises(PhoenixError, match=r"died 3 times over the same work .*lower translation\.batch_") as caught:
+    with pytest.raises(PhoenixError, match=r"died 2 times over the same work .*lower translation\.batch_") as caught:
         translate(settings, poison=poison, deaths=99)
     assert "\n" not in str(caught.value)
     done, whole = store(settings)
@@ -327,13 +330,14 @@ def test_pieces_are_read_no_faster_than_they_are_done_and_what_a_worker_raises_i
     assert list(workers.map_in_order("double", range(50))) == list(range(0, 100, 2))
 
 
-def test_a_machine_that_lacks_the_package_is_one_sentence(cluster):
-    from phoenix_utils.ray_workers import RayWorkers
+def test_a_machine_that_lacks_the_package_is_one_sentence(cluster, monkeypatch):
+    from phoenix_utils import ray_workers
 
+    monkeypatch.setattr(ray_workers, "DEATHS", 2)
     with pytest.raises(
-        PhoenixError, match=r"died 3 times before it could start \(.*a_package_that_only_the_driver_has"
+        PhoenixError, match=r"died 2 times before it could start \(.*a_package_that_only_the_driver_has"
     ):
-        list(RayWorkers(Elsewhere(), 1, cpus=0.4).map("double", [(1, 1)]))
+        list(ray_workers.RayWorkers(Elsewhere(), 1, cpus=0.4).map("double", [(1, 1)]))
 
 
 def test_a_cluster_that_is_too_small_or_another_one_is_one_sentence(cluster):
