@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from phoenix_utils import __version__
 from phoenix_utils.errors import RESUMES, PhoenixError
@@ -43,8 +46,16 @@ ENVIRONMENT = {
 HANDED_ON = ("HF_HUB_OFFLINE",)
 # Bytes of the object store of a cluster on this machine, of whose memory Ray would set a third aside.
 STORE = 256 * 2**20
-LOWER = "lower translation.batch_tokens, or translation.ray_workers where they share a machine"
+LOWER = "lower translation.batch_tokens or filtering.score_batch, or ray_workers where they share a machine"
 
+
+def _host_and_port(address: str) -> str:
+    if not re.fullmatch(r"(ray://)?[^\s/@]+:\d{1,5}", address):
+        raise ValueError("it should be host:port, for example 10.0.0.5:6379, or ray://host:10001")
+    return address
+
+
+RayAddress = Annotated[str, AfterValidator(_host_and_port)]
 
 # The address of the cluster that this process is in, as it was given; a process can be in one only.
 _joined: list[str | None] = []
@@ -61,8 +72,8 @@ def join(address: str | None) -> None:
         import ray
     except ImportError:
         raise PhoenixError(
-            "engine is 'ray', which is not installed: pip install 'phoenix-utils[scale]' -c constraints/cpu.txt, or "
-            "set translation.engine to transformers"
+            "the settings ask for Ray, which is not installed: pip install 'phoenix-utils[scale]' -c "
+            "constraints/cpu.txt, or do without (translation.engine transformers, filtering.ray_workers null)"
         ) from None
     if address:
         _knock(address)
@@ -70,7 +81,7 @@ def join(address: str | None) -> None:
         if address and _joined != [address]:
             raise PhoenixError(
                 f"ray_address is {address!r}, but this process is in another Ray cluster already: call ray.shutdown() "
-                "or start a new process, or leave translation.ray_address empty to stay in that one"
+                "or start a new process, or leave ray_address empty to stay in that one"
             )
         return
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE}
@@ -104,7 +115,7 @@ def _knock(address: str) -> None:
                 return  # one that wants a token, say: it is there
             raise PhoenixError(
                 f"ray_address is {address!r}, where {found}: check that the cluster runs (ray status), that its port "
-                "is open and the right one (6379 for host:port, 10001 for ray://), or leave translation.ray_address "
+                "is open and the right one (6379 for host:port, 10001 for ray://), or leave ray_address "
                 "empty for a cluster on this machine"
             ) from None
 
@@ -159,8 +170,7 @@ class RayWorkers:
             if number * self._options[name] > there.get(unit, 0):
                 raise PhoenixError(
                     f"{number} Ray workers with {self._options[name]:g} {unit} each do not fit on a cluster with "
-                    f"{there.get(unit, 0):g}: lower translation.ray_workers"
-                    + (" or translation.ray_cpus" if unit == "CPU" else "")
+                    f"{there.get(unit, 0):g}: lower ray_workers"
                 )
         self._flying: dict[Any, _Job] = {}  # by the reference of its result, in the order of sending
         self._ready: list[Any] = []
@@ -199,6 +209,15 @@ class RayWorkers:
         if error:
             raise error
 
+    def map_in_order(self, method: str, pieces: Iterable[Any]) -> Iterator[Any]:
+        """As `map`, for pieces without keys: their results in their order."""
+        early, due = {}, 0
+        for number, result in self.map(method, enumerate(pieces)):
+            early[number] = result
+            while due in early:
+                yield early.pop(due)
+                due += 1
+
     def _start(self, deaths: int = 0) -> None:
         environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
         kind = self._ray.remote(_Worker).options(**self._options, max_restarts=0)
@@ -233,7 +252,7 @@ class RayWorkers:
             if not done:
                 raise PhoenixError(
                     f"no Ray worker could start in {STARTS_IN:.0f} seconds: others use the cluster's cores or GPUs, so "
-                    f"wait for them or lower translation.ray_workers; {RESUMES}"
+                    f"wait for them or lower ray_workers; {RESUMES}"
                 )
             job = self._flying.pop(done[0])
             try:
@@ -266,7 +285,7 @@ class RayWorkers:
                     f"engine needs, as here; {RESUMES}"
                 )
             return PhoenixError(
-                f"{died} over the same segments ({_reason(error)}): if its machine is out of memory, {LOWER}; {RESUMES}"
+                f"{died} over the same work ({_reason(error)}): if its machine is out of memory, {LOWER}; {RESUMES}"
             )
         self._start(0 if job.method else job.deaths)
         return None

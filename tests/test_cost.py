@@ -166,9 +166,10 @@ def test_local_sources_are_counted(tmp_path):
 
 def test_a_large_source_is_counted_in_part_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "MOST_COUNTED", 2)
-    path = tmp_path / "c.jsonl"
-    path.write_text((json.dumps({"prompt": "ab", "chosen": "c", "rejected": "d"}) + "\n") * 3)
-    settings = TranslationSettings(chat=str(path), preferences=str(path), max_rows=2)
+    chat, pairs = tmp_path / "c.jsonl", tmp_path / "p.jsonl"
+    chat.write_text((json.dumps({"instruction": "ab", "output": "cd"}) + "\n") * 3)
+    pairs.write_text((json.dumps({"prompt": "ab", "chosen": "c", "rejected": "d"}) + "\n") * 3)
+    settings = TranslationSettings(chat=str(chat), preferences=str(pairs), max_rows=2)
     assert forecast.volume(settings) == forecast.Volume(16, "counted")
     part = forecast.volume(settings.model_copy(update={"max_rows": None}))
     assert part == forecast.Volume(16, "only the first 2 rows of a source counted")

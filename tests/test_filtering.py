@@ -585,10 +585,10 @@ def test_translator_scores_are_those_of_the_runs_own_translator(tmp_path, trimme
     made = {"model": str(trimmed_model_dir), "adapter": "none", "engine": "transformers", "load_in_4bit": False,
             "batch_tokens": 4096, "num_gpus": 1}  # fmt: skip
     manifest = artifacts.stage_path(limits.run_dir, "translation") / "manifest.json"
-    artifacts.write_json(manifest, {"settings": made})
+    artifacts.write_json(manifest, {"status": "complete", "settings": made, "outputs": {}})
     run(limits, count_tokens)
     line = next(line for line in read(limits, "scores") if line["forward"] is not None)
-    engine = scoring.open_translator(limits)
+    engine = scoring.open_translator(limits, scoring.run_translator(limits))
     pair = [" ".join(row[name][int(line["part"])]["content"].split()) for name in ("messages_source", "messages")]
     there = engine.score([f"Translate this from English to German:\nEnglish: {pair[0]}\nGerman:"], [" " + pair[1]])[0]
     back = engine.score([f"Translate this from German to English:\nGerman: {pair[1]}\nEnglish:"], [" " + pair[0]])[0]
@@ -596,10 +596,10 @@ def test_translator_scores_are_those_of_the_runs_own_translator(tmp_path, trimme
     assert line["dual"] == pytest.approx(abs(there - back) - (there + back) / 2, abs=1e-3)
     artifacts.write_json(manifest, {"settings": {**made, "engine": "server"}})
     with pytest.raises(PhoenixError, match="stands behind a server"):
-        scoring.open_translator(limits)
+        scoring.run_translator(limits)
     manifest.unlink()
     with pytest.raises(PhoenixError, match="cosine needs none"):
-        scoring.open_translator(limits)
+        scoring.run_translator(limits)
 
 
 def test_any_encoder_can_embed_and_a_missing_one_is_refused(trimmed_model_dir):

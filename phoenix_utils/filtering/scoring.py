@@ -45,16 +45,26 @@ def write(path: Path, inputs: dict[str, Path], settings: FilteringSettings, repo
     """
     if path.is_file():
         return
-    scorers = open_scorers(settings)
     rows = ((kind, row) for kind, place in inputs.items() for row in tables.read_rows(place))
     texts = (text for number, (kind, row) in enumerate(rows) for text in _texts(number, kind, row))
+    batches = iter(lambda: list(islice(texts, settings.score_batch)), [])
+    make = functools.partial(Scorers, settings, run_translator(settings))
 
     def lines() -> Iterator[dict]:
-        while batch := list(islice(texts, settings.score_batch)):
-            yield from _scored(batch, scorers)
-            report(batch[-1]["number"])  # the row before the last is done
+        for scored in _on_workers(make, batches, settings) if settings.ray_workers else map(make().scored, batches):
+            yield from scored
+            report(scored[-1]["number"])  # the row before the last is done
 
     tables.write_rows(path, lines(), SCORES)
+
+
+def _on_workers(make: functools.partial, batches: Iterable, settings: FilteringSettings) -> Iterator[list[dict]]:
+    from phoenix_utils.ray_workers import RayWorkers
+
+    gpus = make.args[1].get("num_gpus", 0)  # embeddings are computed on CPUs
+    return RayWorkers(make, settings.ray_workers, gpus=gpus, address=settings.ray_address).map_in_order(
+        "scored", batches
+    )
 
 
 def _texts(number: int, kind: str, row: dict) -> Iterator[dict]:
@@ -68,20 +78,26 @@ def _texts(number: int, kind: str, row: dict) -> Iterator[dict]:
                "pair": (source or "", text), "pieces": pieces}  # fmt: skip
 
 
-def _scored(texts: list[dict], scorers: dict[str, Score]) -> list[dict]:
-    """The lines of scores.parquet for some texts."""
-    long = [text for text in texts if min(map(pairs.letters, text["pair"])) >= LEAST_LETTERS]
-    for name, score in scorers.items():
-        for text, value in zip(long, score(long) if long else (), strict=True):
-            text[name] = value
-    return [{name: text.get(name) for name in SCORES.names} for text in texts]
+class Scorers:
+    """What one process scores with: the scores that the settings ask for, their models loaded when it is made."""
+
+    def __init__(self, settings: FilteringSettings, translator: dict):
+        self.scorers = open_scorers(settings, translator)
+
+    def scored(self, texts: list[dict]) -> list[dict]:
+        """The lines of scores.parquet for some texts (see `_texts`), each with the number of its row."""
+        long = [text for text in texts if min(map(pairs.letters, text["pair"])) >= LEAST_LETTERS]
+        for name, score in self.scorers.items():
+            for text, value in zip(long, score(long) if long else (), strict=True):
+                text[name] = value
+        return [{name: text.get(name) for name in ("number", *SCORES.names)} for text in texts]
 
 
-def open_scorers(settings: FilteringSettings) -> dict[str, Score]:
-    """The scores that the settings ask for, as functions of texts (see `_texts`)."""
+def open_scorers(settings: FilteringSettings, translator: dict) -> dict[str, Score]:
+    """The scores that the settings ask for, as functions of texts; `translator` is `run_translator`'s."""
     made: dict[str, Score] = {}
-    if set(settings.scores) - {"cosine"}:
-        engine = open_translator(settings)
+    if translator:
+        engine = open_translator(settings, translator)
         one, other = settings.source_language, settings.language
         there = functools.partial(alma, source=one, target=other)
         back = functools.partial(alma, source=other, target=one)
@@ -116,11 +132,13 @@ def _by_pieces(score: Callable[[tuple[scores.Pair, ...]], list[float]]) -> Score
     return whole
 
 
-def open_translator(settings: FilteringSettings) -> engines.Engine:
-    """The model that translated this run, by its manifest; it scores both directions under ALMA's prompt.
+def run_translator(settings: FilteringSettings) -> dict:
+    """The settings of the translation that made this run, by its manifest; empty where no score needs its model.
 
     Raises PhoenixError where the rows come from elsewhere, or from a server, whose address no manifest keeps.
     """
+    if not set(settings.scores) - {"cosine"}:
+        return {}
     path = artifacts.stage_path(settings.run_dir, "translation") / "manifest.json"
     made = artifacts.read_json(path)["settings"] if path.is_file() else {}
     if not made or made["engine"] == "server":
@@ -129,6 +147,11 @@ def open_translator(settings: FilteringSettings) -> engines.Engine:
             + (f"{path} does not name" if not made else "stands behind a server")
             + ": leave forward and dual out, cosine needs none"
         )
+    return made
+
+
+def open_translator(settings: FilteringSettings, made: dict) -> engines.Engine:
+    """The model that translated this run with the settings `made`; it scores both ways under ALMA's prompt."""
     adapter = made["adapter"]
     if adapter == "auto":
         found = models.packaged_adapter(made["model"], settings.source_language, settings.language)

