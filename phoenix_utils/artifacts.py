@@ -268,9 +268,10 @@ def changed_since(folder: Path, settings: StageSettings, described: dict[str, st
     manifest = read_json(path)
     asked, made = settings.fingerprint_values(), manifest["settings"]
     asked = json.loads(json.dumps(asked))
+    free = type(settings).model_fields.keys() - asked  # earlier versions wrote some that decide nothing
     words = [
         f"{key} {made.get(key)!r} (now {asked.get(key)!r})"
-        for key in sorted({*asked, *made})
+        for key in sorted({*asked, *made} - free)
         if asked.get(key) != made.get(key)
     ]
     words += [

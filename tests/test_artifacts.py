@@ -62,6 +62,15 @@ def test_other_settings_or_inputs_are_refused_by_name_and_change_nothing(tmp_pat
     assert (tmp_path / "run/03_sft/product.txt").read_text() == "made"
 
 
+def test_a_setting_that_no_longer_decides_anything_refuses_no_earlier_run(tmp_path, source):
+    class Later(Demo):
+        def fingerprint_values(self):
+            return {key: value for key, value in super().fingerprint_values().items() if key != "knob"}
+
+    finish(Demo(run_dir=str(tmp_path / "run")), source)
+    assert finish(Later(run_dir=str(tmp_path / "run"), knob=2), source) is False
+
+
 def test_redo_keeps_the_replaced_results(tmp_path, source):
     settings = Demo(run_dir=str(tmp_path / "run"))
     finish(settings, source)
