@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed
 VLLM  := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help env test test-vllm mini adapt book sweep book-browser lab notebooks lint clean
+.PHONY: help env test test-vllm mini adapt book sweep book-browser sbom audit lab notebooks lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -69,6 +69,17 @@ book-browser: env ## read the built book in a real browser: needs Chromium or Ch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser]'
 	$(BIN)/python book/browser.py
 
+sbom: env ## list every package of the environment with its licence, as CycloneDX (the book's build does it too)
+	$(BIN)/python book/supply.py
+
+.venv-audit/.installed:
+	@$(PYTHON) -m venv --clear .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@touch $@
+
+audit: .venv-audit/.installed ## ask for known vulnerabilities of all pinned versions; needs the network
+	.venv-audit/bin/python .ci/audit.py
+
 sweep: env ## a sweep of two arms on a handful of rows in Dutch, to see that sweeps and languages work; a few minutes
 	$(BIN)/phoenix sweep profiles/sweeps/two_arms.yaml
 
@@ -89,5 +100,5 @@ lint: env ## check the style of the code
 	$(BIN)/ruff check .
 
 clean: ## remove the environment, the built book and caches; runs/ is kept
-	rm -rf $(VENV) $(VLLM) book/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .venv-audit book/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find phoenix_utils tests book -name __pycache__ -type d -prune -exec rm -rf {} +

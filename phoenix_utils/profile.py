@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from phoenix_utils import secrecy
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.html_table import html_table
 
@@ -33,7 +34,9 @@ GpuName = Literal["T4", "L4", "RTX 4090", "L40S", "A100 80GB", "H100 80GB"]
 class Strict(BaseModel):
     """Base of everything read from a profile: unknown keys and silent conversions are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
 
 class StageSettings(Strict):
@@ -47,6 +50,18 @@ class StageSettings(Strict):
     )
     seed: int = Field(42, ge=0, lt=2**32, description="seed of every random choice in this stage")
     redo: bool = Field(False, description="move results made by other settings aside and start again")
+
+    @field_validator("*")
+    @classmethod
+    def _holds_no_secret(cls, value: Any) -> Any:
+        """Settings are written into manifests and notebooks."""
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and secrecy.hide(text) != text:
+                raise ValueError(
+                    "it holds a token or a password, and settings are written down: take it out and set HF_TOKEN or "
+                    "OPENAI_API_KEY in the environment"
+                )
+        return value
 
     @classmethod
     def from_namespace(cls, namespace: dict[str, Any]) -> typing.Self:

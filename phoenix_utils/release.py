@@ -224,7 +224,7 @@ def _write_model(source: Source, wish: Wish, languages: tuple[str, str], partial
     if source.trained.name == "model":
         shutil.copytree(source.trained, folder)
     else:
-        stored = AutoConfig.from_pretrained(models.locate(base, languages)).dtype
+        stored = AutoConfig.from_pretrained(models.locate(base, languages), **models.NO_CODE).dtype
         merging.merge_adapter(
             source.trained, base, languages, folder, dtype=str(stored or "float32").removeprefix("torch.")
         )

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import shutil
 import time
 import warnings
@@ -260,7 +261,13 @@ def train(trainer: Any, stage: artifacts.StageRun) -> dict[str, Any]:
     trainer.remove_callback(PrinterCallback)  # the Trainer's own way of saying what the progress line says
     checkpoint = checkpoints.resume_from(Path(trainer.args.output_dir))
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except pickle.UnpicklingError:  # transformers reads them with `weights_only`, which runs nothing
+        raise PhoenixError(
+            f"{checkpoint} holds something else than numbers, which is not loaded: remove that folder, and the same "
+            "command goes on from the checkpoint before it"
+        ) from None
     seconds = time.monotonic() - started
     if not trainer.is_world_process_zero():
         return {}

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from phoenix_utils import memory, notebooks, pipeline, plots, scale
+from phoenix_utils import embedded, memory, notebooks, pipeline, plots, scale
 from phoenix_utils.artifacts import STAGE_FOLDERS
 from phoenix_utils.cli import app
 from phoenix_utils.errors import PhoenixError
@@ -336,10 +336,23 @@ def pages() -> dict[str, str]:
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in found}
 
 
+def test_the_supply_page_and_the_bill_of_materials_name_every_package_and_the_models_hash(monkeypatch, tmp_path):
+    supply = load("supply", monkeypatch)
+    bill = json.loads(supply.write(tmp_path).read_text(encoding="utf-8"))
+    places = {one["bom-ref"]: one for one in bill["components"]}
+    assert len(places) == len(bill["components"]) and f"pkg:pypi/pyyaml@{yaml.__version__}" in places
+    assert places["gemma-3-270m"]["hashes"] == [{"alg": "SHA-256", "content": embedded.SHA256}]
+    [own] = [one["dependsOn"] for one in bill["dependencies"] if one["ref"] == "phoenix-utils"]
+    assert len(own) > 30 and set(own) <= places.keys(), "what the package needs is in the list"
+    assert sum("licenses" in one for one in places.values()) > 0.9 * len(places)
+    page = supply.page()
+    assert embedded.SHA256 in page and all(sha256 in page for _, _, sha256 in embedded.PARTS)
+
+
 def test_every_page_is_in_the_table_of_contents(monkeypatch):
     listed = set(load("build", monkeypatch).toc_pages(ROOT / "_toc.yml"))
     written = {name.removesuffix(".md") for name in pages() if not name.startswith("book/results/")}
-    generated = {f"book/reference/{name}" for name in ("settings", "commands", "api", "timings", "changelog")}
+    generated = {f"book/reference/{name}" for name in ("settings", "commands", "api", "timings", "supply", "changelog")}
     notebooks = {f"notebooks/{folder}" for folder in STAGE_FOLDERS.values()} | {load("build", monkeypatch).LAB}
     assert listed == written | generated | notebooks
 

@@ -58,8 +58,8 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
     """The four parts as links in folders of our own, so that one can be damaged."""
-    folders = {package: tmp_path / package / "data" for package, _, _ in embedded._PARTS}
-    for package, end, _ in embedded._PARTS:
+    folders = {package: tmp_path / package / "data" for package, _, _ in embedded.PARTS}
+    for package, end, _ in embedded.PARTS:
         folders[package].mkdir(parents=True)
         name = f"gemma-3-270m-q4_k_m.gguf.{end}"
         (folders[package] / name).symlink_to(embedded._data_folder(package) / name)

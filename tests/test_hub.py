@@ -1,6 +1,7 @@
 """Hub ids for real: the client libraries against a hub of this machine's own, with datasets of the two usual shapes."""
 
 import json
+import re
 import textwrap
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from phoenix_utils.artifacts import read_json
 from phoenix_utils.tables import read_rows
 
 CHAT, PREFERENCES, MODEL = "someone/ultrachat_small", "someone/ultrafeedback_small", "someone/tiny-translator"
+PICKLED, SCRIPTED = "someone/pickled", "someone/scripted"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,11 @@ def hub(tmp_path_factory):
     model = folder / "models" / MODEL
     model.parent.mkdir(parents=True)
     save_tiny(model)
+    pickled = folder / "models" / PICKLED
+    save_tiny(pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    (folder / "datasets" / SCRIPTED).mkdir(parents=True)
+    (folder / "datasets" / SCRIPTED / "scripted.py").write_text("print('this code has run')\n")
     with Hub(folder) as server:
         yield server
 
@@ -57,9 +64,23 @@ def run_stage(hub, tmp_path, code: str, token: str = ""):
     return done.stdout
 
 
-def test_a_run_reads_datasets_and_translator_from_the_hub(hub, tmp_path):
+def test_a_run_reads_datasets_and_translator_from_the_hub_and_refuses_what_could_run_code(hub, tmp_path):
     hub.requests.clear()
-    run_stage(hub, tmp_path, "run(settings())")
+    code = f"""
+        run(settings())
+        from phoenix_utils import corpora, models
+        weights = lambda: models.load_model({PICKLED!r}, ("en", "de"))
+        script = lambda: next(corpora.read_chat({SCRIPTED!r}))
+        for load in (weights, script):
+            try:
+                load()
+            except PhoenixError as error:
+                print("refused:", error)
+    """
+    weights, script = re.findall("^refused: (.*)$", run_stage(hub, tmp_path, code), re.M)
+    assert "has no weights as safetensors; what it may have are pickles, which are refused" in weights
+    assert not hub.downloads("pytorch_model.bin")
+    assert "Dataset scripts are no longer supported" in script
     folder = tmp_path / "run" / "01_translation"
     chat, pairs = list(read_rows(folder / "chat")), list(read_rows(folder / "preferences"))
     assert [row["messages_source"] for row in chat] == [row["messages"] for row in rows("conversations", 12)]

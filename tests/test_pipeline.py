@@ -188,6 +188,19 @@ def test_a_failure_names_cell_and_cause_keeps_the_notebook_and_is_not_skipped(tm
     assert any(output["output_type"] == "error" for cell in failed["cells"] for output in cell.get("outputs", []))
 
 
+def test_a_traceback_and_an_output_show_no_secret(tmp_path, monkeypatch, plain_plan):
+    token = "hf_" + "pLanTed0" * 5
+    monkeypatch.setenv("OPENAI_API_KEY", "planted-key-4711")
+    source = (
+        "import os\nprint(dict(os.environ))\nraise ValueError(os.environ['OPENAI_API_KEY'], 'hf_' + 'pLanTed0' * 5)"
+    )
+    with pytest.raises(pipeline.StageFailed) as caught:
+        Demo(tmp_path, monkeypatch, source).run([])
+    written = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any("ValueError" in text and "***" in text for text in written)
+    assert not any(secret in text for secret in (token, "planted-key") for text in [*written, str(caught.value)])
+
+
 def test_a_users_mistake_inside_a_notebook_stays_one(tmp_path, monkeypatch, plain_plan):
     demo = Demo(tmp_path, monkeypatch, "from phoenix_utils.errors import PhoenixError\nraise PhoenixError('mend it')")
     with pytest.raises(pipeline.StageFailed, match=r"failed in cell 4 .*: mend it\n") as caught:

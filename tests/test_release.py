@@ -434,6 +434,8 @@ def test_push_against_a_hub_rehearsal_refusal_and_upload(run, tmp_path):
     assert refused.endswith("exit 2\nTrue\n")
     assert "the hub refuses the token for someone/tiny-data (error 401)" in done.stderr
     assert f"the release stays in {folder}" in done.stderr and "hf_" not in done.stdout + done.stderr
+    told = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    assert not [path for path in told if b"hf_wrong" in path.read_bytes() or b"hf_good" in path.read_bytes()]
     assert "Traceback" not in done.stderr and done.stderr.count("phoenix:") == 2
     assert "pushed:" in pushed and "pushed:" in again
     writes = [r for r in hub.requests if r.method == "POST" and r.token != "hf_good"]

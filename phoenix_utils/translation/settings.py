@@ -97,7 +97,7 @@ class TranslationSettings(StageSettings):
         if base_url is None and info.data.get("engine") == "server":
             raise ValueError(f"engine server needs the server's address, {example}")
         if base_url is not None and not re.fullmatch(r"https?://[^\s@]+", base_url):
-            raise ValueError(f"it should be an address without a password, {example}")
+            raise ValueError(f"it should be an address, {example}")
         return base_url
 
     @property

@@ -1,0 +1,39 @@
+"""What looks like a secret: found before a release, refused in settings, hidden in whatever is written or shown."""
+
+import os
+import re
+
+_KINDS = {
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
+    "an API key (sk-…)": r"\bsk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}",
+    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})",
+    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
+    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{20,}",
+    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
+}
+_SECRET = re.compile("|".join(f"({pattern})" for pattern in _KINDS.values()))
+# Not among the kinds: rows of data speak of such addresses, in examples that are nobody's password.
+_PASSWORD = re.compile(r"(?<=://)[^\s/?#@'\"\\]+(?=@)")
+_VARIABLE = re.compile(r"(?:TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")
+# A shorter value ("EMPTY", for a local server that asks for any) is no secret, and stands in ordinary text.
+_LEAST = 8
+
+
+def kind(text: str) -> str | None:
+    """What a text holds that looks like a token or a private key, in words; None for nothing."""
+    found = _SECRET.search(text)
+    return list(_KINDS)[found.lastindex - 1] if found else None
+
+
+def hide(text: str) -> str:
+    """The text with `***` for tokens, passwords in addresses and what the environment's tokens and keys hold."""
+    for value in _environment():
+        text = text.replace(value, "***")
+    return _PASSWORD.sub("***", _SECRET.sub("***", text))
+
+
+def _environment() -> list[str]:
+    """Values of variables such as HF_TOKEN and OPENAI_API_KEY, the longest first."""
+    found = {value.strip() for name, value in os.environ.items() if _VARIABLE.search(name)}
+    return sorted((value for value in found if len(value) >= _LEAST), key=len, reverse=True)
