@@ -337,18 +337,13 @@ def _first_line(source: str) -> str:
 
 
 def _publish(partial: Path, target: Path, source: Path, failed: bool) -> None:
-<<<<<<< HEAD
-    """Note in the executed copy which notebook it came from, and give it its final name."""
-    notebook = notebooks.read_notebook(partial)
-    notebook["metadata"]["phoenix"] = {
-        **{"source": artifacts.sha256_file(source), "failed": failed},
-        "cells": artifacts.fingerprint(notebook["cells"]),
-    }
-=======
     """Note in the executed copy which notebook it came from, hide secrets in its outputs, give it its final name."""
     notebook = json.loads(secrecy.hide(json.dumps(notebooks.read_notebook(partial), ensure_ascii=False)))
-    notebook["metadata"]["phoenix"] = {"source": artifacts.sha256_file(source), "failed": failed}
->>>>>>> e1d5d599b79501b494e25607d467936132ed26f8
+    notebook["metadata"]["phoenix"] = {
+        "source": artifacts.sha256_file(source),
+        "failed": failed,
+        "cells": artifacts.fingerprint(notebook["cells"]),
+    }
     artifacts.write_json(target, notebook)
     partial.unlink(missing_ok=True)
 
