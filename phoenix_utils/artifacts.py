@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from phoenix_utils import __version__
+from phoenix_utils import __version__, strict_json
 from phoenix_utils.errors import PhoenixError, machine_trouble
 from phoenix_utils.hashes import fingerprint, sha256_file, sha256_path
 from phoenix_utils.progress import Progress
@@ -57,7 +57,7 @@ def project_root() -> Path | None:
 
 def resolve_run_dir(run_dir: str) -> Path:
     """A relative run directory lies below the project, so notebook and command line mean the same one."""
-    path = Path(run_dir).expanduser()
+    path = Path(os.path.expanduser(run_dir))  # which leaves ~nobody as it is
     return path if path.is_absolute() else (project_root() or Path.cwd()) / path
 
 
@@ -122,13 +122,23 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a run; raises PhoenixError where it is damaged."""
     trouble = "not valid JSON"
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(value, dict) or value.get("checksum", "") in ("", _checksum(value)):
+        value = strict_json.loads(Path(path).read_text(encoding="utf-8"))
+        if Path(path).name == "manifest.json" and not _is_manifest(value):
+            trouble = "no manifest of a stage"
+        elif not isinstance(value, dict) or value.get("checksum", "") in ("", _checksum(value)):
             return value
-        trouble = "its checksum is another"
+        else:
+            trouble = "its checksum is another"
     except ValueError:
         pass
     raise PhoenixError(f"{path} is damaged ({trouble}): move that stage's folder away and run again")
+
+
+def _is_manifest(value: Any) -> bool:
+    """Whether a JSON value has what every reader of a manifest takes for granted."""
+    kinds = {"status": str, "settings": dict, "inputs": dict, "outputs": dict, "counts": dict, "notes": dict}
+    whole = isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
+    return whole and all(isinstance(product, dict) and "sha256" in product for product in value["outputs"].values())
 
 
 def _checksum(value: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os.path
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -86,7 +87,7 @@ def find_source(run: str, stage: str | None = None) -> Source:
     Raises PhoenixError where there is no such folder or nothing trained in it.
     """
     folder = artifacts.resolve_run_dir(run)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which takes names of any length
         raise PhoenixError(f"{run!r} is no folder; give that of a finished run, for example runs/mini")
     for name in (stage,) if stage else ("dpo", "sft"):
         source = Source(folder, name)
