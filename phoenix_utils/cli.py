@@ -75,7 +75,8 @@ def _show_result(plan, console, seconds: float) -> None:
     """Where to look, what the run took, and the scores if there are any."""
     from rich.table import Table
 
-    from phoenix_utils.artifacts import peak_memory_gb, read_json
+    from phoenix_utils.artifacts import read_json
+    from phoenix_utils.hardware import peak_memory_gb
     from phoenix_utils.statistics import shown
 
     folder = stage_path(str(plan.run_dir), "evaluation")

@@ -36,6 +36,7 @@ class PhoenixError(Exception):
         half = LONGEST // 2
         super().__init__(line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}")
 
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
 # A file where a folder has to be, or the reverse: the user's doing in the run directory, our defect elsewhere.

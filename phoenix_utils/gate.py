@@ -55,7 +55,7 @@ class Source:
         found = {}
         for stage in self.stages:
             path = artifacts.stage_path(str(self.run_dir), stage) / "manifest.json"
-            found[stage] = artifacts.read_json(path) if path.is_file() else {"status": "missing"}
+            found[stage] = artifacts.read_manifest(path) if path.is_file() else {"status": "missing"}
             if found[stage]["status"] != "complete":
                 why = "without an evaluation nobody knows what would be given away" if stage == "evaluation" else ""
                 raise PhoenixError(
