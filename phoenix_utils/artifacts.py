@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from phoenix_utils import __version__
+from phoenix_utils import __version__, strict_json
 from phoenix_utils.errors import PhoenixError, machine_trouble
+from phoenix_utils.hardware import peak_memory_gb
 from phoenix_utils.hashes import fingerprint, sha256_file, sha256_path
 from phoenix_utils.progress import Progress
 
@@ -57,7 +58,7 @@ def project_root() -> Path | None:
 
 def resolve_run_dir(run_dir: str) -> Path:
     """A relative run directory lies below the project, so notebook and command line mean the same one."""
-    path = Path(run_dir).expanduser()
+    path = Path(os.path.expanduser(run_dir))  # which leaves ~nobody as it is
     return path if path.is_absolute() else (project_root() or Path.cwd()) / path
 
 
@@ -122,13 +123,24 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a run; raises PhoenixError where it is damaged."""
     trouble = "not valid JSON"
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = strict_json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(value, dict) or value.get("checksum", "") in ("", _checksum(value)):
             return value
         trouble = "its checksum is another"
     except ValueError:
         pass
     raise PhoenixError(f"{path} is damaged ({trouble}): move that stage's folder away and run again")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A stage's manifest; raises PhoenixError where it is damaged or lacks what every manifest has."""
+    manifest = read_json(path)
+    kinds = {"status": str, "settings": dict, "inputs": dict, "outputs": dict, "counts": dict, "notes": dict}
+    whole = isinstance(manifest, dict) and all(isinstance(manifest.get(key), kind) for key, kind in kinds.items())
+    products = manifest["outputs"].values() if whole else ()
+    if not whole or not all(isinstance(product, dict) and "sha256" in product for product in products):
+        raise PhoenixError(f"{path} is damaged (no manifest): move that stage's folder away and run again")
+    return manifest
 
 
 def _checksum(value: dict[str, Any]) -> str:
@@ -265,7 +277,7 @@ def changed_since(folder: Path, settings: StageSettings, described: dict[str, st
     path = folder / "manifest.json"
     if not path.is_file():
         return None
-    manifest = read_json(path)
+    manifest = read_manifest(path)
     asked, made = settings.fingerprint_values(), manifest["settings"]
     asked = json.loads(json.dumps(asked))
     free = type(settings).model_fields.keys() - asked  # earlier versions wrote some that decide nothing
@@ -296,7 +308,7 @@ def is_current(stage: str, settings: StageSettings, inputs: dict[str, Path | str
     path = folder / "manifest.json"
     if not path.is_file():
         return False
-    manifest = read_json(path)
+    manifest = read_manifest(path)
     if manifest["status"] != "complete" or damaged_products(folder, manifest):
         return False
     return changed_since(folder, settings, describe_inputs(inputs)) is None
@@ -314,7 +326,7 @@ def _begin_manifest(folder: Path, stage: str, settings: StageSettings, described
     for partial in folder.rglob(".*.partial"):  # of a process that was killed while it wrote
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     if path.is_file():
-        manifest = read_json(path)
+        manifest = read_manifest(path)
         if damaged := damaged_products(folder, manifest):
             # The stage is not done after all. What is damaged must not pass for something to resume from.
             aside = _place_aside(folder)
@@ -372,21 +384,6 @@ def _described(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]
     return {
         str(path.relative_to(folder)): {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in files
     }
-
-
-def peak_memory_gb(children: bool = False) -> float | None:
-    """Peak resident memory in GB of this process, or of the largest of its finished children too.
-
-    None where the system does not tell (Windows).
-    """
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if children:
-        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return round(peak / (2**30 if platform.system() == "Darwin" else 2**20), 2)
 
 
 def installed_versions() -> dict[str, str]:

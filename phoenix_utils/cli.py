@@ -14,7 +14,7 @@ import typer
 
 from phoenix_utils import __version__, secrecy
 from phoenix_utils.artifacts import stage_path
-from phoenix_utils.errors import PhoenixError
+from phoenix_utils.errors import PhoenixError, printable
 
 app = typer.Typer(
     name="phoenix",
@@ -76,7 +76,8 @@ def _show_result(plan, console, seconds: float) -> None:
     """Where to look, what the run took, and the scores if there are any."""
     from rich.table import Table
 
-    from phoenix_utils.artifacts import peak_memory_gb, read_json
+    from phoenix_utils.artifacts import read_json
+    from phoenix_utils.hardware import peak_memory_gb
     from phoenix_utils.statistics import shown
 
     folder = stage_path(str(plan.run_dir), "evaluation")
@@ -97,6 +98,7 @@ def _show_result(plan, console, seconds: float) -> None:
 def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) -> None:
     """Validate a profile, print every resolved setting, memory, time and cost, and whether this machine can run it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from phoenix_utils import hardware, needs, pipeline
@@ -104,14 +106,14 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
 
     plan = pipeline.make_plan(profile, overrides, out)
     console = Console(highlight=False)
-    console.print(f"[bold]{plan.profile.name}[/bold]: {plan.profile.description}")
+    console.print(f"[bold]{plan.profile.name}[/bold]: {escape(printable(plan.profile.description))}")
     for stage, settings in plan.profile.stages.items():
         table = Table(title=stage, title_justify="left", title_style="bold")
         for column in ("setting", "value", "meaning"):
             table.add_column(column, overflow="fold")
         for name, field in type(settings).model_fields.items():
             if name not in ("run_dir", "redo"):
-                table.add_row(name, str(getattr(settings, name)), field.description)
+                table.add_row(name, escape(printable(str(getattr(settings, name)))), field.description)
         console.print(table)
     machine, settings = hardware.describe(), plan.settings("translation")
     for line in needs.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):

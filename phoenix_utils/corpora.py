@@ -16,6 +16,7 @@ that a corpus of any size needs the memory of one batch. The shapes they recogni
 
 import hashlib
 import json
+import os.path
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -250,7 +251,7 @@ def _text(value: object) -> str:
 
 def _origin(source: str) -> str:
     """A source's name in a row: paths lose their folders, which say more about a machine than about data."""
-    return Path(source).name if Path(source).exists() else source
+    return Path(source).name if os.path.exists(source) else source
 
 
 def _row_id(row: dict, content: dict, index: int, part: int | None) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from phoenix_utils import decoding
+from phoenix_utils import decoding, strict_json
 from phoenix_utils.decoding import Completion, GenerationParams, OnBatch
 from phoenix_utils.engine_inputs import ChatPrompts, adds_bos, common_prefix, encode_prompts, refuse_beams
 from phoenix_utils.errors import RESUMES, PhoenixError
@@ -120,7 +120,7 @@ class ServerEngine(ChatPrompts):
             try:
                 found = choice["prompt_logprobs"][len(head) :]
                 values = [float(each[str(token)]["logprob"]) for each, token in zip(found, tail, strict=True)]
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise self._error(
                     "gives no log-probabilities of a prompt (prompt_logprobs), which scores are made of: serve the "
                     "model with vLLM, or set the engine to transformers"
@@ -132,7 +132,7 @@ class ServerEngine(ChatPrompts):
     def context_length(self) -> int | None:
         """How many tokens the served model reads, where the server tells (vLLM's does)."""
         try:
-            served = self._client.get(f"{self.url}/models").json()["data"]
+            served = strict_json.loads(self._client.get(f"{self.url}/models").text)["data"]
             return next((m["max_model_len"] for m in served if m["id"] == self.model and "max_model_len" in m), None)
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
@@ -190,7 +190,9 @@ class ServerEngine(ChatPrompts):
                 break
             text += stop
             # vLLM tells the very tokens, which may be one for two newlines.
-            row = row + (choice.get("token_ids") or self.tokenizer(said + stop, add_special_tokens=False)["input_ids"])
+            told = choice.get("token_ids")
+            is_told = isinstance(told, list) and told and all(isinstance(token, int) for token in told)
+            row = row + (told if is_told else self.tokenizer(said + stop, add_special_tokens=False)["input_ids"])
         return Completion(_cut(text, params.stop), reason, sum(logprobs) / max(1, len(logprobs)))
 
     def _choice(
@@ -233,7 +235,7 @@ class ServerEngine(ChatPrompts):
             found = [float(value) for value in values]
             if not isinstance(text, str) or not all(map(math.isfinite, found)):
                 raise TypeError
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise self._error(f"sent an answer that cannot be read, {self._excerpt(str(choice))}; {RESUMES}") from None
         if text and not found:
             raise self._error(
@@ -302,7 +304,7 @@ class ServerEngine(ChatPrompts):
 
     def _only_choice(self, response: httpx.Response) -> dict:
         try:
-            sent = response.json()
+            sent = strict_json.loads(response.text)
             choices = sent["choices"]
         except (ValueError, KeyError, TypeError):
             raise self._error(f"sent no JSON with choices but {self._excerpt(response.text)}; {RESUMES}") from None

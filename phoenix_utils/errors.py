@@ -1,8 +1,12 @@
-"""The one exception for what a user can mend: a mistake, or a machine without disk, permission or memory."""
+"""The one exception for what a user can mend: a mistake, or a machine without disk, permission or memory.
+
+Its message, and whatever else a terminal is shown of foreign texts, goes through `printable`.
+"""
 
 from __future__ import annotations
 
 import errno
+import re
 import ssl
 from pathlib import Path
 
@@ -10,18 +14,29 @@ from phoenix_utils import secrecy
 
 # The end of a sentence about work that was cut off.
 RESUMES = "what was finished is kept, and the same command resumes"
+# Characters of an error message; a longer one keeps its beginning and its end.
+LONGEST = 2000
+# What a terminal obeys instead of showing it: control characters beside tab and newline, and directional overrides.
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""A model's or a corpus's text for a terminal: what would move the cursor or hide words is written as `\x1b`."""
+    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class PhoenixError(Exception):
     """What was given, what is wrong with it, what to do: one clear sentence or two.
 
     The command line prints the message without a traceback and exits with code 2; the runner shows it beside
-    the cell that raised it. Anything that is our own defect stays an ordinary exception with its traceback. Secrets
-    in what was given are hidden.
+    the cell that raised it. Anything that is our own defect stays an ordinary exception with its traceback. Since
+    messages repeat what was given, they are made harmless here: secrets hidden, one line, no control characters.
     """
 
-    def __init__(self, message: str):
-        super().__init__(secrecy.hide(message))
+    def __init__(self, message: str = ""):
+        line = re.sub(r"\s+|[\u200b\ufeff]", " ", printable(secrecy.hide(message)))
+        half = LONGEST // 2
+        super().__init__(line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

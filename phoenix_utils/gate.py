@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os.path
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Source:
         found = {}
         for stage in self.stages:
             path = artifacts.stage_path(str(self.run_dir), stage) / "manifest.json"
-            found[stage] = artifacts.read_json(path) if path.is_file() else {"status": "missing"}
+            found[stage] = artifacts.read_manifest(path) if path.is_file() else {"status": "missing"}
             if found[stage]["status"] != "complete":
                 why = "without an evaluation nobody knows what would be given away" if stage == "evaluation" else ""
                 raise PhoenixError(
@@ -75,7 +76,7 @@ def find_source(run: str, stage: str | None = None) -> Source:
     Raises PhoenixError where there is no such folder or nothing trained in it.
     """
     folder = artifacts.resolve_run_dir(run)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which takes names of any length
         raise PhoenixError(f"{run!r} is no folder; give that of a finished run, for example runs/mini")
     for name in (stage,) if stage else ("dpo", "sft"):
         source = Source(folder, name)

@@ -190,3 +190,18 @@ def _safetensors_elements(file: Path) -> int:
                 count *= side
             total += count
     return total
+
+
+def peak_memory_gb(children: bool = False) -> float | None:
+    """Peak resident memory in GB of this process, or of the largest of its finished children too.
+
+    None where the system does not tell (Windows).
+    """
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if children:
+        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    return round(peak / (2**30 if platform.system() == "Darwin" else 2**20), 2)

@@ -11,6 +11,8 @@ row's columns alone, so a mixed file works too. Where the rows come from is the 
 import json
 from collections.abc import Iterator
 
+from phoenix_utils import strict_json
+
 CHAT_LAYOUTS = {
     "messages": "messages [{role, content}] (also UltraChat)",
     "ShareGPT": "conversations [{from, value}]",
@@ -183,7 +185,7 @@ def _is_messages(value: object) -> bool:
 
 def _parsed(value: str) -> object:
     try:
-        return json.loads(value)
+        return strict_json.loads(value)
     except json.JSONDecodeError:
         return None
 

@@ -54,9 +54,8 @@ def check_reachable(model: str) -> None:
             known = ", ".join(f"embedded:{name}" for name in embedded.MODELS)
             raise PhoenixError(f"{model!r} is unknown; what comes along is {known}")
         return
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
+    if os.path.isdir(folder := os.path.expanduser(model)):  # unlike Path's, these take any text
+        if not any((Path(folder) / name).is_file() for name in ("config.json", "tokenizer_config.json")):
             raise PhoenixError(f"the folder {model!r} holds no model (no config.json); give the folder that holds it")
         refuse_pickles(folder)
         return
@@ -87,7 +86,7 @@ def locate(model: str, languages: tuple[str, ...]) -> str:
 
 def public_name(model: str) -> str:
     """What to call a model before others: a folder loses its path, which says more about a machine than about it."""
-    return Path(model).name if Path(model).expanduser().is_dir() else model
+    return Path(model).name if os.path.isdir(os.path.expanduser(model)) else model
 
 
 def packaged_adapter(model: str, source: str, target: str) -> Path | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
+from phoenix_utils import strict_json
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.profile import Strict
 
@@ -76,7 +77,7 @@ def badge_url(url: str, notebook: str) -> str:
 def read_notebook(path: Path) -> dict[str, Any]:
     """A notebook's JSON; raises PhoenixError where it is missing or damaged."""
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook = strict_json.loads(path.read_text(encoding="utf-8"))
         notebook["cells"]
     except FileNotFoundError:
         raise PhoenixError(f"the notebook {path} does not exist: restore it from the repository") from None
@@ -88,7 +89,7 @@ def read_notebook(path: Path) -> dict[str, Any]:
 def tagged_cell(notebook: dict[str, Any], tag: str) -> dict[str, Any] | None:
     """The first cell that carries `tag`."""
     for cell in notebook["cells"]:
-        if tag in cell.get("metadata", {}).get("tags", []):
+        if isinstance(cell, dict) and tag in cell.get("metadata", {}).get("tags", []):
             return cell
     return None
 
@@ -104,8 +105,12 @@ def read_parameters(path: Path) -> dict[str, Any]:
             f"{path.name} has no cell tagged 'parameters', so nothing could be set: "
             "tag its first code cell, or run 'make notebooks'"
         )
+    try:
+        lines = ast.parse("".join(cell["source"])).body
+    except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError):  # the last: nested too deeply
+        raise PhoenixError(f"{path.name}: its parameters cell is no Python; run 'make notebooks'") from None
     parameters = {}
-    for node in ast.parse("".join(cell["source"])).body:
+    for node in lines:
         try:
             if not isinstance(node, ast.Assign) or len(node.targets) != 1:
                 raise ValueError

@@ -29,8 +29,8 @@ _DENSITY = {"zh": 0.33, "ja": 0.45, "ko": 0.52}
 _NOT_PROSE = re.compile(
     r"^[ \t]*(?P<fence>```+|~~~+).*?(?:^[ \t]*(?P=fence)[ \t]*$|\Z)"  # fenced code, closed or not
     r"|`[^`\n]+`"
-    r"|\$\$.+?\$\$|\$[^\s$](?:[^$\n]*[^\s$])?\$|\\\[.+?\\\]|\\\(.+?\\\)"  # formulas
-    r"|(?:https?://|www\.)\S+|\S+@\S+\.\w+|\b[^\W\d]\w*(?:[._/\\]\w+)+\b"  # addresses, paths, names.of.things
+    r"|\$\$.{1,2000}?\$\$|\$[^\s$](?:[^$\n]*[^\s$])?\$|\\\[.{1,2000}?\\\]|\\\(.{1,1000}?\\\)"  # formulas
+    r"|(?:https?://|www\.)\S+|\S{1,64}@\S{1,255}\.\w+|\b[^\W\d]\w*(?:[._/\\]\w+)+\b"  # addresses, names.of.things
     r"|</?\w[^>\n]{0,200}>|\{\w+\}",
     re.MULTILINE | re.DOTALL,
 )

@@ -27,6 +27,11 @@ from phoenix_utils.html_table import html_table
 SHARED_KEYS = ("language", "source_language", "model", "seed")
 # How a run is carried out, not what it computes: these never make an earlier result "another run's".
 UNHASHED_KEYS = ("run_dir", "redo")
+# Characters of a file of settings; the shipped ones have some 10,000.
+LONGEST_FILE = 200_000
+DEEPEST = 20
+# What names a folder: it can neither leave the one above it nor speak to a terminal.
+FOLDER_NAME = r"^(?!\.{1,2}$)[\w.-]{1,100}\Z"
 # The GPUs whose speed and price `translation/cost.py` has assumptions for.
 GpuName = Literal["T4", "L4", "RTX 4090", "L40S", "A100 80GB", "H100 80GB"]
 
@@ -251,8 +256,13 @@ def load_profile(
         if "price_per_hour" in model.model_fields and values.get("price_per_hour") is None and needs.price_per_hour:
             values["price_per_hour"] = needs.price_per_hour * max(1, needs.gpus)
         stages[stage] = build_settings(model, values, f"{stage}.")
+    name = str(data.get("name", path.stem))
+    if not re.match(FOLDER_NAME, name):
+        raise PhoenixError(
+            f"{path.name}: name is {name!r}; letters, digits, '.', '_' and '-' make the name of a folder"
+        )
     return Profile(
-        name=str(data.get("name", path.stem)),
+        name=name,
         description=str(data.get("description", "")),
         hardware=needs,
         stages=stages,
@@ -271,11 +281,29 @@ def _read_needs(path: Path, data: dict, overrides: dict[str, dict[str, str]] | N
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file; raises PhoenixError where it is damaged, empty or no set of keys."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        if len(text) > LONGEST_FILE:
+            raise PhoenixError(f"{path} has {len(text):,} characters; settings need fewer than {LONGEST_FILE:,}")
+        _refuse_bombs(path, text)
+        data = yaml.safe_load(text)
+    # Beside its own errors, PyYAML lets through what its constructors raise: "2001-99-99", "!!timestamp x".
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise PhoenixError(f"{path} is not valid YAML{line}; mend the file") from None
     if not isinstance(data, dict) or not data:
         raise PhoenixError(f"{path} is empty or not a set of keys; copy a shipped profile and change it")
     return data
+
+
+def _refuse_bombs(path: Path, text: str) -> None:
+    """Raise PhoenixError for YAML that is small and costs much: aliases of aliases, lists in lists in lists."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise PhoenixError(f"{path} repeats a part of itself by an alias (*name): write it out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise PhoenixError(
+                f"{path} is not valid YAML for settings: more than {DEEPEST} lists or sections in another"
+            )

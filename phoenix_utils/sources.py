@@ -6,14 +6,15 @@ of :mod:`phoenix_utils.corpora`.
 
 import csv
 import json
+import os.path
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from phoenix_utils import strict_json
 from phoenix_utils.errors import PhoenixError
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -34,7 +35,7 @@ def packaged(name: str) -> Path:
 def is_hub_name(source: str) -> bool:
     """Whether a source names a hub dataset (owner/name or owner/name:split) and no file or folder here."""
     name, _ = name_and_split(source)
-    local = source.startswith("package:") or Path(name).exists()
+    local = source.startswith("package:") or os.path.exists(name)
     return not local and bool(_HUB_ID.fullmatch(name)) and Path(name).suffix.lower() not in _SUFFIXES
 
 
@@ -46,9 +47,9 @@ def raw_rows(source: str, kind: str) -> Iterator[tuple[str, dict]]:
     if source.startswith("package:"):
         return json_lines(packaged(f"{source.removeprefix('package:')}.jsonl"))
     name, split = name_and_split(source)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return _folder_rows(Path(name), split, kind)
-    if Path(name).is_file() and split is None:
+    if os.path.isfile(name) and split is None:
         return _file_rows(Path(name))
     if is_hub_name(source):
         return _hub_rows(name, split, kind)
@@ -60,7 +61,7 @@ def raw_rows(source: str, kind: str) -> Iterator[tuple[str, dict]]:
 
 def name_and_split(source: str) -> tuple[str, str | None]:
     """A source and its split, as in owner/name:split; what exists under its whole name has none."""
-    if Path(source).exists() or ":" not in source or source.startswith("package:"):
+    if os.path.exists(source) or ":" not in source or source.startswith("package:"):
         return source, None
     name, _, split = source.rpartition(":")
     return name, split
@@ -93,7 +94,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
                 continue
             place = f"{path}, line {number},"
             try:
-                row = _loads(line)
+                row = strict_json.loads(line)
             except json.JSONDecodeError as error:
                 raise PhoenixError(
                     f"{place} is not valid JSON ({error.msg} at column {error.colno}): mend the line"
@@ -109,7 +110,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
             return
         file.seek(0)
         try:
-            rows = _loads(file.read().removeprefix("\ufeff"))
+            rows = strict_json.loads(file.read().removeprefix("\ufeff"))
         except json.JSONDecodeError as error:
             raise PhoenixError(
                 f"{path} is not valid JSON ({error.msg} at line {error.lineno}, column {error.colno}): mend the file"
@@ -117,25 +118,6 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
     for number, row in enumerate(rows, 1):
         place = f"{path}, row {number},"
         yield place, _object(row, place)
-
-
-def _loads(text: str) -> object:
-    """JSON, with half of a surrogate pair (an escape that names no character, left by a cut-off emoji) as U+FFFD.
-
-    No file and no tokenizer can hold such a half; the replacement keeps the rest of the row.
-    """
-    value = json.loads(text)
-    return _without_surrogates(value) if _SURROGATE_ESCAPE.search(text) else value
-
-
-def _without_surrogates(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
 
 
 def _object(row: object, place: str) -> dict:

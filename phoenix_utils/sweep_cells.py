@@ -21,7 +21,7 @@ METRICS = ["preference_accuracy", "nll_per_token", "chrf", "target_language_shar
 class Sweep(Strict):
     """A sweep's file: the profile, what all cells have in common, and what varies."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="names the folder below runs/sweeps")
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="names the folder below runs/sweeps")
     description: str = Field("", description="what the sweep is to find out")
     profile: str = Field("mini", description="a shipped profile, or a path to one")
     shared: dict[str, Any] = Field(default_factory=dict, description="stage.key: value, in every cell")

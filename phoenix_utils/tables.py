@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phoenix_utils import strict_json
 from phoenix_utils.artifacts import write_atomic
 from phoenix_utils.errors import PhoenixError
 
@@ -30,7 +31,7 @@ def read_lines(path: Path) -> list[dict]:
     """The rows that `write_lines` wrote; raises PhoenixError where the file is damaged."""
     # splitlines would also cut at U+2028 and its like, which JSON leaves as they are.
     try:
-        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+        return [strict_json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
     except ValueError as error:
         raise _damaged(path, error) from None
 

@@ -10,13 +10,14 @@ its own and stays loaded; name fewer where memory is short.
 from __future__ import annotations
 
 import contextlib
+import os.path
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from phoenix_utils import chat
 from phoenix_utils.artifacts import read_json, resolve_run_dir, stage_path
 from phoenix_utils.decoding import GenerationParams
-from phoenix_utils.errors import PhoenixError
+from phoenix_utils.errors import PhoenixError, printable
 from phoenix_utils.evaluation.contenders import OF_THE_RUN, Contenders
 from phoenix_utils.profile import choose
 from phoenix_utils.samples import trained_folder
@@ -104,7 +105,7 @@ def open_run(
 
     Raises PhoenixError where there is no such run, nothing trained in it, or a model that it does not have is named.
     """
-    if not resolve_run_dir(run).is_dir():
+    if not os.path.isdir(resolve_run_dir(run)):
         raise PhoenixError(f"{run!r} is no folder; give that of a run, for example runs/mini")
     for name in names or ():
         choose("model", name, OF_THE_RUN)
@@ -156,7 +157,7 @@ def write_turn(talk: Talk, text: str, out: TextIO) -> None:
             out.write(f"{name}: " if len(talk.names) > 1 else "")
             begun.append(name)
             piece = piece.lstrip()
-        out.write(piece)
+        out.write(printable(piece))
         out.flush()
 
     trouble = _ask(talk, text, show)
@@ -199,5 +200,5 @@ def _columns(texts: dict[str, str]) -> Any:
     table = Table(expand=True)
     for name in texts:
         table.add_column(name, ratio=1)
-    table.add_row(*(Text(text.strip()) for text in texts.values()))
+    table.add_row(*(Text(printable(text.strip())) for text in texts.values()))
     return table

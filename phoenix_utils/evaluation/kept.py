@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from phoenix_utils import strict_json
 from phoenix_utils.artifacts import fingerprint
 
 
@@ -31,7 +32,7 @@ class Kept:
             os.truncate(path, end)
         for line in content[:end].decode("utf-8", "replace").split("\n")[:-1]:  # splitlines would cut at U+2028 too
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                row = json.loads(line)
+                row = strict_json.loads(line)
                 whole = fingerprint([row["key"], row["value"]])
                 if row.get("checksum", whole) == whole:  # lines of an earlier version have none
                     self.rows[row["key"]] = row["value"]

@@ -7,14 +7,13 @@ after its *own* first answer, as MT-Bench does (Zheng et al. 2023), with the tem
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phoenix_utils import chat, corpora, sources
+from phoenix_utils import chat, corpora, sources, strict_json
 from phoenix_utils.decoding import GenerationParams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation import answers, judge_prompts
@@ -177,7 +176,7 @@ def _dictionary(path: Path) -> dict | None:
     if path.suffix != ".json":
         return None
     try:
-        whole = json.loads(path.read_text(encoding="utf-8-sig"))
+        whole = strict_json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, UnicodeDecodeError) as error:
         raise PhoenixError(
             f"{path} is not valid JSON ({error}): give FastEval's dictionary or a list of rows"

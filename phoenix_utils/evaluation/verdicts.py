@@ -18,6 +18,8 @@ from dataclasses import dataclass
 LEAST, MOST = 1.0, 10.0
 # Of a reply longer than this only the beginning and the end are read, where verdicts stand.
 LONGEST = 8000
+# A sentence is read back so far from the mark in it; without a limit a reply of nothing but marks takes minutes.
+SENTENCE = 500
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ _RANGE = rf"(?P<range>\s*(?:[-–—]|bis|to|oder|or|und|and)\s*(?:(?:eine?|an?)
 _SCALE = r"(?:\s*\(?(?:/|von(?: möglichen)?|out of|of|aus)\s*(?P<scale>\d+|zehn|ten|fünf|five|vier|four|hundert)\b)?"
 _MARK = _NUMBER + _RANGE + _SCALE
 _ARTICLE = (
-    r"(?:(?:nur|just|only|eine?|einer|an?|bei|auf|at|on|insgesamt|overall)\s+)*"
+    r"(?:(?:nur|just|only|eine?|einer|an?|bei|auf|at|on|insgesamt|overall)\s+){0,4}"
     r"(?:(?:glatt|solide|gute|knapp|schwach|starke|runde|ordentlich|verdient|faire|klare|saubere|"
     r"solid|strong|weak|clear|generous|charitable|good|bare|firm|flat)\w*\s+)?"
 )
@@ -64,7 +66,7 @@ _PLAIN = (
 )
 _LINK = (
     r"(?:\s*\([^()\n]*\))?(?:[ \t]+(?:für|for|of|des|der|dieser)[ \t]+[^\n:.,\d]{1,40}?)?"
-    r"[ \t|]*(?:(?:[:=→|]|[-–](?=\s)|\bist\b|\bis\b|\blautet\b|\bbeträgt\b|\bliegt bei\b)[ \t|]*|"
+    r"[ \t|]{0,40}(?:(?:[:=→|]|[-–](?=\s)|\bist\b|\bis\b|\blautet\b|\bbeträgt\b|\bliegt bei\b)[ \t|]{0,40}|"
     r"(?=\d+(?:[.,]\d+)?\s*/\s*10\b)|(?=\d{1,2}(?:[.,]\d)?[.!]?\s*(?:\n|\Z)))"
 )
 _VERB = (
@@ -149,7 +151,7 @@ _REVISED = re.compile(
     re.I,
 )
 _SCALE_NAMED = re.compile(
-    r"\(?(?:auf |on )?(?:(?:einer|der|a|the) )?(?:skala|scale)?\s*(?:von|of|from|between|zwischen)?\s*"
+    r"\(?(?:auf |on )?(?:(?:einer|der|a|the) )?(?:skala|scale)?\s{0,9}(?:(?:von|of|from|between|zwischen)\s{0,9})?"
     r"\b(?:0|1|eins|one)(?:\s*\([^()\n]*\))?\s*(?:bis|to|and|und|[-–])\s*(?:10|zehn|ten)\b(?:\s*\([^()\n]*\))?\)?",
     re.I,
 )
@@ -205,7 +207,10 @@ def _strict(text: str) -> Iterator[tuple[str, list]]:
     yield "brackets", [_Mark(m) for m in re.finditer(rf"\[\[{_NUMBER.replace('|' + _WORD, '')}\]\]", text)]
     label = rf"(?:(?:\w+ )?(?:{_WHOLE}|{_PLAIN})\s*:\s*)"
     number = _NUMBER.replace("|" + _WORD, "")
-    yield "line", [_Mark(m) for m in re.finditer(rf"(?mi)^[\s*]*{label}[\s*]*{number}(?:\s*/\s*10)?[\s*.]*$", text)]
+    yield (
+        "line",
+        [_Mark(m) for m in re.finditer(rf"(?mi)^[ \t*]*{label}[\s*]{{0,40}}{number}(?:\s*/\s*10)?[\s*.]*$", text)],
+    )
 
 
 def _lenient(reply: str, text: str) -> Iterator[tuple[str, list]]:
@@ -265,7 +270,9 @@ def _value(number: str) -> float | None:
 def _thought_of(text: str, found: re.Match) -> bool:
     """Whether a mark stands in a sentence with a condition, or in a clause that denies it or takes points off."""
     number = found.start("number") if found["number"] else found.start("early")
-    start = max((text.rfind(end, 0, found.start()) for end in (". ", "! ", "? ", "; ", "\n")), default=-1) + 1
+    earliest = max(0, found.start() - SENTENCE)
+    ends = (text.rfind(end, earliest, found.start()) for end in (". ", "! ", "? ", "; ", "\n"))
+    start = max(earliest, max(ends) + 1)
     decided = [match.end() for match in _DECIDED.finditer(text, start, number)]
     weighed = _MODEST.sub(" ", text[decided[-1] if decided else start : number])
     if _CONDITION.search(weighed) or _DENIED.search(text[start:number]):
@@ -275,7 +282,8 @@ def _thought_of(text: str, found: re.Match) -> bool:
 
 def _of_an_aspect(text: str, found: re.Match) -> bool:
     """Whether "8/10" follows the name of an aspect: "Genauigkeit: 8/10", not "Kurz und falsch: 2/10"."""
-    line = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+    earliest = max(0, found.start() - SENTENCE)
+    line = text[max(earliest, text.rfind("\n", earliest, found.start()) + 1) : found.start()]
     name = re.search(r"([^\W\d][\w ()–-]*):\s*$", line)
     words = re.findall(r"\w+", name[1]) if name else []
     return bool(words) and (len(words) < 3 or words[-1][0].isupper())
@@ -283,7 +291,7 @@ def _of_an_aspect(text: str, found: re.Match) -> bool:
 
 def _plain(reply: str) -> str:
     """A reply without thoughts, quotations, struck text, comments, emphasis and mentions of the scale itself."""
-    text = re.sub(r"<think>.*?(?:</think>|\Z)|<!--.*?-->|~~.*?~~", " ", reply, flags=re.S | re.I)
+    text = re.sub(r"<think>.*?(?:</think>|\Z)|<!--.{0,5000}?-->|~~.{0,5000}?~~", " ", reply, flags=re.S | re.I)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
     text = re.sub(r"\\(?=[\[\]])", "", text)

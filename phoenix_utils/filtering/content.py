@@ -15,13 +15,19 @@ from phoenix_utils.filtering import lexicon
 
 _NUMBER = re.compile(r"(?<![\w.,%#&])[0-9]+(?:[.,'’][0-9]+)*")
 _DIGITS = re.compile(r"[0-9]+")
-_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s<>\"'`|\[\]{}]+|\bwww\.[^\s<>\"'`|\[\]{}]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_ADDRESS = re.compile(
+    r"(?:https?|ftp)://[^\s<>\"'`|\[\]{}]+|\bwww\.[^\s<>\"'`|\[\]{}]+|[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]+)+"
+)
 _LOCALE = re.compile(r"(?<=[/.])[a-z]{2}(?:-[A-Za-z]{2})?(?=[/.])")  # a page in another language: /en/, /de/
 _FENCE = re.compile(r"^[ \t]*(?P<fence>```+|~~~+)[^\n]*\n(?P<code>.*?)(?:^[ \t]*(?P=fence)[ \t]*$|\Z)", re.M | re.S)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_FORMULA = re.compile(r"\$\$.+?\$\$|\$[^\s$](?:[^$\n]*[^\s$])?\$(?!\d)|\\\[.+?\\\]|\\\(.+?\\\)", re.DOTALL)
+_FORMULA = re.compile(
+    r"\$\$.{1,2000}?\$\$|\$[^\s$](?:[^$\n]*[^\s$])?\$(?!\d)|\\\[.{1,2000}?\\\]|\\\(.{1,1000}?\\\)", re.DOTALL
+)
 # Comments and texts in a program may well be translated; the program must not.
-_FREE_IN_CODE = re.compile(r"#[^\n]*|//[^\n]*|--[^\n]*|/\*.*?\*/|<!--.*?-->|\"[^\"\n]*\"|'[^'\n]*'", re.DOTALL)
+_FREE_IN_CODE = re.compile(
+    r"#[^\n]*|//[^\n]*|--[^\n]*|/\*.{0,5000}?\*/|<!--.{0,5000}?-->|\"[^\"\n]*\"|'[^'\n]*'", re.DOTALL
+)
 _LIST_ITEM = re.compile(r"^[ \t]*(?:[-*+•]|[0-9]{1,3}[.)])[ \t]+\S", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6}[ \t]+\S", re.MULTILINE)

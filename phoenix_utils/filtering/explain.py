@@ -3,7 +3,7 @@
 import json
 
 from phoenix_utils import artifacts, tables
-from phoenix_utils.errors import PhoenixError
+from phoenix_utils.errors import PhoenixError, printable
 from phoenix_utils.filtering.rules import findings, parts
 from phoenix_utils.filtering.settings import RULES, FilteringSettings, stage_inputs
 
@@ -32,7 +32,7 @@ def explain(run_dir: str, prompt_id: str, width: int = 300) -> str:
                 found.append(_kept(kind, row, settings, width))
     if not found:
         raise PhoenixError(f"{run_dir} has no translated row of the id {prompt_id!r}: ids stand in rejected.parquet")
-    return "\n\n".join(found)
+    return printable("\n\n".join(found))
 
 
 def _rejected(row: dict, width: int) -> str:

@@ -6,9 +6,11 @@ filters use too. What is rejected keeps its reason and its place.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -80,7 +82,11 @@ def _moses(source_file: Path, target_file: Path) -> Iterator[ParallelRow]:
     for file in (source_file, target_file):
         if not file.is_file():
             raise PhoenixError(f"Moses pairs need two files, and {file} does not exist: lay it beside its partner")
-    with source_file.open(encoding="utf-8") as first, target_file.open(encoding="utf-8") as second:
+    with (
+        source_file.open(encoding="utf-8") as first,
+        target_file.open(encoding="utf-8") as second,
+        _as_text(f"{source_file} or {target_file.name}"),
+    ):
         for number, (one, other) in enumerate(zip_longest(first, second), 1):
             if one is None or other is None:
                 shorter = source_file if one is None else target_file
@@ -91,13 +97,22 @@ def _moses(source_file: Path, target_file: Path) -> Iterator[ParallelRow]:
             yield ParallelRow(one.strip(), other.strip(), "", f"{source_file.stem} line {number}")
 
 
+@contextlib.contextmanager
+def _as_text(path: Path | str) -> Iterator[None]:
+    """Raise PhoenixError where what is read inside is not UTF-8, or not compressed though its name says so."""
+    try:
+        yield
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PhoenixError(f"{path} cannot be read as text ({error}): convert it to UTF-8 first") from None
+
+
 def _tsv(path: Path, source: str, target: str) -> Iterator[ParallelRow]:
     """Tab-separated: a header with known names, or the last two columns, the first of more being the document."""
     if not path.is_file():
         raise PhoenixError(f"the file {path} does not exist: name one that holds parallel text")
     opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     columns = None
-    with opened as lines:
+    with opened as lines, _as_text(path):
         for number, line in enumerate(lines, 1):
             cells = line.rstrip("\r\n").split("\t")
             if number == 1:
