@@ -20,7 +20,7 @@ class PhoenixError(Exception):
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 # Libraries in C and Rust say the same in words of their own: SQLite, PyTorch's writers and allocators, safetensors.
-_FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "file write failed", "os error 28")
+_FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "os error 28", "unexpected pos")
 _CLOSED_WORDS = ("readonly database", "permission denied")
 _MEMORY_WORDS = ("out of memory", "not enough memory", "allocate memory", "cannot allocate", "malloc of size")
 
