@@ -44,7 +44,7 @@ _CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
 # A file where a folder has to be, or the reverse: the user's doing in the run directory, our defect elsewhere.
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 # Libraries in C and Rust say the same in words of their own: SQLite, PyTorch's writers and allocators, safetensors.
-_FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "file write failed", "os error 28")
+_FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "os error 28", "unexpected pos")
 _CLOSED_WORDS = ("readonly database", "permission denied")
 _MEMORY_WORDS = ("out of memory", "not enough memory", "allocate memory", "cannot allocate", "malloc of size")
 
