@@ -21,6 +21,7 @@ from phoenix_utils.artifacts import read_json
 LANGUAGES = {"de": "German", "nl": "Dutch", "fr": "French", "es": "Spanish", "sv": "Swedish", "ja": "Japanese"}
 # The questions begin with a letter to write; the fifth prompt is an everyday one.
 SHOWN_PROMPT = 4
+LONGEST = 240
 
 
 def run_dir(language: str) -> Path:
@@ -59,7 +60,8 @@ def main() -> None:
     lines += ["|---|---|", *(f"| {LANGUAGES[name]} | {answer(name)} |" for name in finished())]
     note = (
         "Shares of 24 prompts with 95 % intervals; surprise in nats per token at the references. German is asked with "
-        "prompts and references by people, every other language with machine translations by the run's own translator."
+        "prompts and references written in it and has a trained translator, every other language machine translations "
+        "by the base with four examples."
     )
     print("\n".join(lines))
     for name, value in figures.items():
@@ -108,7 +110,7 @@ def table_row(language: str) -> str:
 
 
 def answer(language: str) -> str:
-    """The SFT model's answer to one prompt, on one line, with the prompt before it."""
+    """The beginning of the SFT model's answer to one prompt, on one line, with the prompt before it."""
     rows = [
         row
         for row in tables.read_rows(run_dir(language) / "05_evaluation" / "answers.parquet")
@@ -116,7 +118,7 @@ def answer(language: str) -> str:
     ]
     row = rows[SHOWN_PROMPT]
     prompt, said = (" ".join(text.split()).replace("|", "/") for text in (row["prompt"], row["answer"]))
-    return f"*{prompt}* {said}"
+    return f"*{prompt}* {said if len(said) <= LONGEST else said[:LONGEST] + ' …'}"
 
 
 if __name__ == "__main__":

@@ -94,33 +94,36 @@ def translator_arms() -> Figure:
 
 
 def languages() -> Figure:
-    """Answers in the language of the run before SFT, after it and after DPO, from the stored runs of each language."""
+    """Before and after SFT, from the stored runs of each language: answers in it, and those that stop by themselves."""
     rows = [row for row in table("languages") if len(row) > 2]
-    figure = plots.detached_figure(7.4, 4.2)
-    ax = figure.subplots()
-    for shift, column, hue, name in (
-        (-0.22, 3, plots.GREY, "base, asked in plain text"),
-        (0.0, 4, plots.BLUE, "after SFT"),
-        (0.22, 5, plots.VERMILION, "after DPO"),
+    figure = plots.detached_figure(7.4, 3.8)
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, first, title in zip(
+        panels, (3, 6), ("answers in the language", "answers that stop by themselves"), strict=True
     ):
-        for position, row in enumerate(rows):
-            value, low, high = (100 * float(number) for number in re.findall(r"[\d.]+", row[column]))
-            ax.errorbar(
-                value,
-                position + shift,
-                xerr=[[value - low], [high - value]],
-                fmt="o",
-                color=hue,
-                capsize=3,
-                label=name if position == 0 else None,
-            )
-    ax.axvline(85, color=plots.INK, linestyle=":")
-    ax.set_yticks(range(len(rows)), [row[0] for row in rows])
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.legend(loc="lower left")
-    ax.set_xlabel("answers in the language of the run, % of 24 prompts, with 95 % intervals")
-    ax.set_title("SFT on translated rows makes the model answer in the language")
+        for shift, column, hue, name in (
+            (-0.15, first, plots.GREY, "base"),
+            (0.15, first + 1, plots.BLUE, "after SFT"),
+        ):
+            for position, row in enumerate(rows):
+                value, low, high = (100 * float(number) for number in re.findall(r"[\d.]+", row[column]))
+                ax.errorbar(
+                    value,
+                    position + shift,
+                    xerr=[[value - low], [high - value]],
+                    fmt="o",
+                    color=hue,
+                    capsize=3,
+                    label=name if position == 0 else None,
+                )
+        ax.set_title(title)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlim(-4, 104)
+        ax.set_xlabel("% of 24 prompts, with 95 % intervals")
+    panels[0].axvline(85, color=plots.INK, linestyle=":")
+    panels[0].set_yticks(range(len(rows)), [row[0] for row in rows])
+    panels[0].invert_yaxis()
+    panels[0].legend(loc="lower left")
     return figure
 
 
