@@ -6,7 +6,7 @@ The targets are in `fuzz_targets.py`; each gets its share of the minutes in a pr
 hostile pieces repeated to 100 kB and, at the end, 10 MB, the rest with mutations of good inputs. Where atheris is
 installed (the extra `fuzz`) coverage of the code steers the mutations; without it they are drawn at random. A finding
 is an exception other than a PhoenixError of one plain sentence, a broken property, a process that dies, and a hang: an
-input that takes more than 5 s and 30 s for each MB. Exits with 1 on any finding. Too long for CI: what it has found is
+input that takes more than 10 s and 30 s for each MB. Exits with 1 on any finding. Too long for CI: what it has found is
 kept as tests.
 """
 
@@ -39,7 +39,7 @@ class TooLong(BaseException):
 
 def allowed(data: bytes) -> float:
     """Seconds that an input may take: a target reads it several times, which is slower under atheris."""
-    return 5 + 30 * len(data) / 1e6
+    return 10 + 30 * len(data) / 1e6
 
 
 class Session:
@@ -190,8 +190,8 @@ def run_child(name: str, folder: Path, seconds: float, seed: int) -> None:
         import fuzz_targets
     rng = random.Random(f"{seed} {name}")
     target = fuzz_targets.targets()[name]
-    for seed in [b"", *target.seeds[:1]]:
-        with contextlib.suppress(Exception):  # loads what the target needs; findings come when it is fed again
+    for seed in [b"", *target.seeds[:20]]:
+        with contextlib.suppress(Exception):  # loads models and word lists that the target needs; it is fed again below
             target.check(seed)
     session = Session(target, folder, seconds)
     feed_long(session, rng, time.monotonic() + seconds / 3)
