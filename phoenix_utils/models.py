@@ -57,7 +57,7 @@ def check_reachable(model: str) -> None:
     if os.path.isdir(folder := os.path.expanduser(model)):  # unlike Path's, these take any text
         if not any((Path(folder) / name).is_file() for name in ("config.json", "tokenizer_config.json")):
             raise PhoenixError(f"the folder {model!r} holds no model (no config.json); give the folder that holds it")
-        refuse_pickles(folder)
+        refuse_pickles(Path(folder))
         return
     if not _HUB_ID.fullmatch(model):
         raise PhoenixError(f"model {model!r} is neither a folder, nor a hub id (owner/name), nor embedded:gemma-3-270m")
