@@ -46,7 +46,11 @@ _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 # Libraries in C and Rust say the same in words of their own: SQLite, PyTorch's writers and allocators, safetensors.
 _FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "os error 28", "unexpected pos")
 _CLOSED_WORDS = ("readonly database", "permission denied")
-_MEMORY_WORDS = ("out of memory", "not enough memory", "allocate memory", "cannot allocate", "malloc of size")
+# oneDNN says no more than this where it finds no memory for the weights that it orders anew.
+_MEMORY_WORDS = (
+    *("out of memory", "not enough memory", "allocate memory", "cannot allocate", "malloc of size"),
+    "could not create a primitive",
+)
 
 
 def machine_trouble(error: BaseException, place: Path) -> str | None:

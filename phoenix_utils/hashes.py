@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from phoenix_utils.errors import PhoenixError
+
 # Ticks of a file system's clock are at most 2 s apart (FAT): a file may change once more within one.
 _TICK = 2 * 10**9
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex.
+    """SHA-256 of a file's bytes, as hex. Raises PhoenixError where this user may not read it.
 
     Checks before, inside and after a stage ask for the same products, gigabytes of weights among them.
     """
@@ -26,8 +28,11 @@ def sha256_file(path: Path) -> str:
 
 
 def _read(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except PermissionError:
+        raise PhoenixError(f"{path} cannot be read: mend its permissions and run the same command again") from None
 
 
 @functools.lru_cache(maxsize=4096)

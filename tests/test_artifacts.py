@@ -179,6 +179,17 @@ def test_a_file_that_stays_the_same_is_read_once(tmp_path, monkeypatch):
     assert artifacts.sha256_file(path) != first, "of the same size, with the old time of writing"
 
 
+def test_a_product_that_may_not_be_read_is_one_sentence(tmp_path, source, monkeypatch):
+    def closed(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with open_stage("sft", Demo(run_dir=str(tmp_path / "run")), {"source": source}) as stage:
+        (stage.folder / "product").write_text("made")
+    monkeypatch.setattr("builtins.open", closed)
+    with pytest.raises(PhoenixError, match="product cannot be read: mend its permissions"):
+        artifacts.damaged_products(stage.folder, stage.manifest)
+
+
 def test_trouble_with_the_machine_inside_a_stage_is_one_sentence(tmp_path, source):
     settings = Demo(run_dir=str(tmp_path / "run"))
     for error, words in (
