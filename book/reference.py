@@ -103,6 +103,8 @@ def _entries(model: type[Strict], values: dict[str, Strict], inherited: type[Str
 
 
 def _type(annotation: typing.Any) -> str:
+    if typing.get_origin(annotation) is typing.Annotated:  # what checks it is no part of its type
+        return _type(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(map(str, typing.get_args(annotation)))
     arguments = [_type(argument) for argument in typing.get_args(annotation)]
