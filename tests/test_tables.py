@@ -29,7 +29,7 @@ def test_a_cut_parquet_file_is_named(tmp_path):
         list(read_rows(path))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(total=st.integers(0, 25), stops=st.lists(st.integers(0, 25), max_size=3), size=st.integers(1, 7))
 def test_shards_hold_every_row_once_and_in_order_however_often_the_writer_dies(tmp_path_factory, total, stops, size):
     folder = tmp_path_factory.mktemp("shards") / "table"

@@ -251,7 +251,7 @@ def test_a_copied_segment_gets_a_second_try_behind_other_examples():
 
 def test_a_damaged_store_is_one_sentence(tmp_path):
     (tmp_path / "segments.sqlite").write_bytes(b"not a database" * 100)
-    with pytest.raises(PhoenixError, match="segments.sqlite cannot be used"):
+    with pytest.raises(PhoenixError, match="segments.sqlite is damaged"):
         SegmentStore(tmp_path / "segments.sqlite")
 
 

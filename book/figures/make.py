@@ -123,7 +123,7 @@ def languages() -> Figure:
     panels[0].axvline(85, color=plots.INK, linestyle=":")
     panels[0].set_yticks(range(len(rows)), [row[0] for row in rows])
     panels[0].invert_yaxis()
-    panels[0].legend(loc="lower left")
+    panels[0].legend(loc="upper left")
     return figure
 
 
