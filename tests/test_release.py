@@ -166,12 +166,27 @@ def change_json(path, change):
     path.write_text(json.dumps(value))
 
 
+def made_by_its_stage(folder):
+    """Let the manifest name what stands there now, as if the stage had made it: only the gate can object."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    described = {
+        name: {"sha256": artifacts.sha256_file(path)} for name, path in files.items() if name != "manifest.json"
+    }
+    change_json(folder / "manifest.json", lambda manifest: manifest.update(outputs=described))
+
+
+def other_rows(run):
+    shutil.copy(run / "02_filtering" / "preferences.parquet", run / "02_filtering" / "chat.parquet")
+    made_by_its_stage(run / "02_filtering")
+
+
 def change_rows(run, change):
     """Other kept rows, and an SFT stage that says it was trained on them."""
     path = run / "02_filtering" / "chat.parquet"
     kept = list(read_rows(path))
     change(kept)
     write_rows(path, kept, corpora.CHAT)
+    made_by_its_stage(path.parent)
     said = artifacts.describe_inputs({"chat": path})
     change_json(run / "03_sft" / "manifest.json", lambda manifest: manifest.update(inputs=said))
 
@@ -183,6 +198,7 @@ def base_of(run):
 def train_again(run):
     shutil.rmtree(run / "04_dpo" / "adapter")
     tiny_run.save_adapter(run, "dpo", Path(base_of(run)), seed=7)
+    made_by_its_stage(run / "04_dpo")
 
 
 KEY = "hf_" + "aB3dE6gH9j" * 3
@@ -203,10 +219,7 @@ SPOILED = {
         lambda run: change_json(run / "05_evaluation" / "scores.json", lambda s: s["dpo"]["chrf"].update(value=99)),
         "scores.json was changed after the evaluation",
     ),
-    "other rows": (
-        lambda run: shutil.copy(run / "02_filtering" / "preferences.parquet", run / "02_filtering" / "chat.parquet"),
-        "the sft stage was trained on other rows",
-    ),
+    "other rows": (other_rows, "the sft stage was trained on other rows"),
     "unknown licence": (
         lambda run: change_rows(run, lambda kept: kept[0].update(license="MyOwn-1")),
         "the licence of 1 rows of chat is 'MyOwn-1', and whether .* add --allow-license 'MyOwn-1'",
