@@ -110,7 +110,7 @@ def main() -> int:
     if unknown := [name for name in kinds if name not in KINDS] + [name for name in stages if name not in SHARES]:
         parser.error(f"unknown: {', '.join(unknown)}; kinds are {', '.join(KINDS)}; stages are {', '.join(SHARES)}")
     started = time.monotonic()
-    found = tiny(asked.faults, kinds, stages, asked.seed, asked.verbose)
+    found = tiny(asked.faults, kinds, stages, asked.seed, asked.verbose) if asked.faults else []
     if asked.real_kills:
         found += fault_real.kills(asked.real_kills, stages, random.Random(asked.seed))
     print("\n".join(["", *table(found)]))
