@@ -452,7 +452,7 @@ def trained_run(tiny, tmp_path):
         lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
         get_peft_model(LlamaForCausalLM.from_pretrained(folder), lora).save_pretrained(target / "adapter")
         tokenizer.save_pretrained(target / "adapter")
-        write_json(target / "manifest.json", {"settings": {"model": str(folder)}})
+        write_json(target / "manifest.json", {"status": "complete", "settings": {"model": str(folder)}})
     return EvaluationSettings(
         run_dir=str(tmp_path),
         model=str(folder),
