@@ -115,6 +115,8 @@ class Workshop:
         self.folder = folder
         folder.chmod(0o755)  # a trial may be another user's
         self.model = str(tiny_models.save_tiny(folder / "model"))
+        for path in Path(self.model).iterdir():
+            path.chmod(0o644)  # safetensors' are their owner's alone
         self.tokenizer = tiny_models.gemma_like()
         self.seconds: dict[str, float] = {}
         self.template, self.profile = folder / "template", folder / "tiny.yaml"

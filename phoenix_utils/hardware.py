@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -17,6 +18,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from phoenix_utils.errors import PhoenixError
 
 
 @dataclass(frozen=True)
@@ -178,18 +181,16 @@ def _torch_is_cpu_build() -> bool:
 
 
 def _safetensors_elements(file: Path) -> int:
-    """Number of weights in a safetensors file, read from its header alone."""
-    with open(file, "rb") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(size))
-    total = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            count = 1
-            for side in entry["shape"]:
-                count *= side
-            total += count
-    return total
+    """Number of weights in a safetensors file, by its header alone; raises PhoenixError where that cannot be read."""
+    try:
+        with open(file, "rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(min(size, file.stat().st_size)))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise PhoenixError(
+            f"{file} cannot be read ({error}): mend its permissions, or get the model again if it is damaged"
+        ) from None
 
 
 def peak_memory_gb(children: bool = False) -> float | None:

@@ -219,6 +219,8 @@ def execute_stage(
     with artifacts.only_one(target.with_name(f".{name}.lock"), target):
         _refuse_other_run(name, settings)
         try:
+            for partial in target.parent.glob(f".{target.name}.*"):  # of a runner that was killed while it wrote
+                partial.unlink()
             run_notebook(name, settings, show_line)
         except OSError as error:
             if sentence := machine_trouble(error, target):

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 from phoenix_utils import hardware
+from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import (
     Gpu,
     Hardware,
@@ -117,3 +118,10 @@ def test_the_size_of_a_local_model_is_counted(tmp_path):
 
     save_file({"a": torch.zeros(1000, 30), "b": torch.zeros(7)}, tmp_path / "model.safetensors")
     assert known_parameters(str(tmp_path)) == pytest.approx(30_007 / 1e9)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02" + bytes(7) + b"{]", b"\x02" + bytes(7) + b"[]"])
+def test_a_damaged_local_model_is_one_sentence(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(PhoenixError, match="model.safetensors cannot be read"):
+        known_parameters(str(tmp_path))
