@@ -206,10 +206,16 @@ class Session:
         found = []
         for item, following in zip(items, [*items[1:], None], strict=True):
             seen, started = set(), time.monotonic()
+            for value in vars(self.module).values():  # what an earlier test left in a cache would run no line
+                getattr(value, "cache_clear", bool)()
 
             def trace(frame, event, _, seen=seen):
-                if frame.f_code.co_filename == self.module.__file__:
+                code = frame.f_code
+                if code.co_filename == self.module.__file__:
                     seen.add(frame.f_lineno)
+                    if event == "call":  # its defaults, on whichever lines of the signature they stand
+                        first, later = code.co_firstlineno, {at for *_, at in code.co_lines() if at}
+                        seen.update(range(first, min(later - {first}, default=first)))
                     return trace
 
             sys.settrace(trace)

@@ -145,6 +145,7 @@ def test_long_lines_of_half_open_marks_take_linear_time(piece):
         ("`a`$x$", "X1 X2", ["`a`", "$x$"]),
         ("X1 Z2 `a`", "X1 Z2 Q1", ["`a`"]),
         ("\\* `x`", "\\* X1", ["`x`"]),
+        ("\\* {x}", "\\* X1", ["{x}"]),
     ],
 )
 def test_masks_stand_apart_and_the_spaces_for_it_go_again(text, hidden, spans):
@@ -175,6 +176,7 @@ def test_only_the_space_that_was_added_is_taken_away():
         ("a { b", "a b", "1 of { } became 0"),
         ("a } b", "a b", "1 of { } became 0"),
         ("a | b", "a b", "1 of | became 0"),
+        ("a ~~ b", "a b", "1 of ~~ became 0"),
         ("no marks", "keine", ""),
         ("![a](b) [c]", "!a(b) [c]", "lost (b)"),
     ],

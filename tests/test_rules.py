@@ -88,9 +88,15 @@ def test_parts_are_the_texts_beside_their_sources():
     assert parts(pair(answered, None, **sources)) == [
         ("prompt", "A question?", QUESTION), ("chosen", "An answer.", ANSWER), ("rejected", None, ""),
     ]  # fmt: skip
+    assert parts(pair(exchange("Ja.") + answered, None))[1] == ("chosen", None, ANSWER)
     assert parts(pair(None, answered, None)) == [
         ("prompt", None, ""), ("chosen", None, ""), ("rejected", None, ANSWER),
     ]  # fmt: skip
+
+
+def test_a_pair_is_judged_as_a_pair():
+    assert said(pair(exchange(), exchange()), "same_answers") == [("row", "chosen and rejected say the same")]
+    assert said(chat(exchange()), "same_answers") == []
 
 
 def test_reports_of_the_translator_become_findings():
@@ -141,9 +147,10 @@ def test_a_task_that_translation_undoes_is_named_at_its_answer():
     row = pair(exchange(), exchange("Fisch."), chosen_source=undone, rejected_source=fine)
     assert said(row, "task_undone") == [("chosen", message)]
     assert said(pair(None, None, chosen_source=None), "task_undone") == []
-    stands = f"Verbessere bitte diesen Satz: {ANSWER}"
-    row = chat(exchange(question=stands), messages_source=exchange("The cat eats fish.", "Correct: The cat eat fish."))
-    assert said(row, "task_undone") == [("1", "the answer stands in the question already")]
+    stands = exchange(question=f"Verbessere bitte diesen Satz: {ANSWER}")
+    asked = exchange("The cat eats fish.", "Correct: The cat eat fish.")
+    row = chat(exchange("Fisch.") + stands + exchange("Fisch."), messages_source=fine + asked + fine)
+    assert said(row, "task_undone") == [("3", "the answer stands in the question already")]
 
 
 def test_length_counts_where_the_turns_are_sound_up_to_the_limit_and_with_it():
@@ -173,3 +180,12 @@ def test_limits_of_length_are_moved_by_the_usual_ratio():
     row = chat(exchange(), messages_source=source)
     assert [f.rule for f in findings(row, LIMITS, len, centre=1.0)] == []
     assert {f.rule for f in findings(row, LIMITS, len, centre=5.0)} >= {"length"}
+    unmeasured = LIMITS.model_copy(update={"language": "cy"})
+    by_itself, as_long, twice_as_long = (findings(row, unmeasured, len, centre) for centre in (None, 1.0, 2.0))
+    assert by_itself == as_long != twice_as_long
+
+
+def test_a_text_that_breaks_off_where_its_source_does_not():
+    source = exchange("The cat eats (in the morning) some fish.", "What does the cat eat in the morning?")
+    row = chat(exchange("Die Katze isst (am Morgen etwas Fisch."), messages_source=source)
+    assert said(row, "truncation") == [("1", "'(' is never closed")]

@@ -195,6 +195,13 @@ FORMS = [
     ('Bewertung: seven point five', 7.5, 'label', None),
     ('Bewertung: ein Punkt', 1, 'label', None),
     ('seven and a half points', 7.5, 'points', None),
+    ('Score: seven and a half', 7.5, 'label', None),
+    ('Ich vergebe 7. Ich vergebe 6. Korrektur: ich vergebe 8.', 8, 'given', None),
+    ('Nicht 6 Punkte.', None, '', None),
+    ('Gut.\nNicht 6 Punkte.', None, '', None),
+    ('Stil:\n8/10', 8, 'of ten', None),
+    ('<THINK>\n{"score": 3}\n</THINK>{"score": 7}', 7, 'json', None),
+    ('  | Stil | Note |\n| gut | 7 |', 7, 'table', None),
 ]  # fmt: skip
 
 
@@ -210,3 +217,19 @@ def test_only_both_ends_of_a_long_reply_are_read():
     assert verdicts.score(f"[[7]]{long}{long}").score == verdicts.score(f"{long}{long}[[7]]").score == 7
     assert verdicts.score(f'{{"score": 7}}{long}{long}').score is None
     assert verdicts.score(f'{long}{long}{{"score": 7}}').score == 7
+    rest = "x " * 3994
+    assert verdicts.score(f'{{"score": 7}}{rest}').score == 7 and verdicts.score(f'{{"score": 7}}{rest}x').score is None
+    before, after = "x " * 1998 + " ", "x" * 3997
+    assert len(f"{before}[[10]]{after}") == 8000 and verdicts.score(f"{before}[[10]]{after}").score == 10
+
+
+def test_strict_reading_names_its_two_forms():
+    assert verdicts.score("[[7]]", lenient=False).form == "brackets"
+    assert verdicts.score("Bewertung: 7/10", lenient=False).form == "line"
+
+
+def test_what_stands_too_far_before_a_mark_does_not_touch_it():
+    assert verdicts.score(f"nicht {'x ' * 247}gebe 6").score is None
+    assert verdicts.score(f"nicht  {'x ' * 247}gebe 6").score == 6
+    assert verdicts.score(f"zum Beispiel{' ' * 28}[[6]]").score is None
+    assert verdicts.score(f"zum Beispiel{' ' * 29}[[6]]").score == 6

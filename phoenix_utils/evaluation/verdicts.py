@@ -283,7 +283,7 @@ def _thought_of(text: str, found: re.Match) -> bool:
 def _of_an_aspect(text: str, found: re.Match) -> bool:
     """Whether "8/10" follows the name of an aspect: "Genauigkeit: 8/10", not "Kurz und falsch: 2/10"."""
     earliest = max(0, found.start() - SENTENCE)
-    line = text[max(earliest, text.rfind("\n", earliest, found.start()) + 1) : found.start()]
+    line = text[max(earliest, text.rfind("\n", earliest, found.start())) : found.start()]
     name = re.search(r"([^\W\d][\w ()–-]*):\s*$", line)
     words = re.findall(r"\w+", name[1]) if name else []
     return bool(words) and (len(words) < 3 or words[-1][0].isupper())
