@@ -84,6 +84,10 @@ def test_distinct_share_equals_counting(items, data):
         assert math.isnan(found)
 
 
+def test_one_item_is_distinct():
+    assert s.distinct_share([["a"], []])(np.ones((1, 2))) == [1]
+
+
 def test_distinct_share_is_centred_on_its_value():
     generator = np.random.default_rng(2)
     items = [[tuple(pair) for pair in generator.integers(0, 40, (60, 2))] for _ in range(20)]
@@ -202,6 +206,7 @@ def test_what_is_not_given_is_what_the_signature_says():
     usual = {"seed": 0, "n": 2000, "level": 0.95}
     assert s.bootstrap_mean(a) == s.bootstrap_mean(a, **usual) == s.bootstrap(s.ratio(a, np.ones(15)), 15)
     assert s.bootstrap_share(a > 0) == s.bootstrap_share(a > 0, **usual) == s.bootstrap_share(a > 0, np.ones(15))
+    assert s.bootstrap_share(a**2, b**2) == s.bootstrap_share(a**2, b**2, **usual)
     assert s.bootstrap(s.ratio(a, b**2), 15) == s.bootstrap(s.ratio(a, b**2), 15, **usual, centred=False)
     assert s.paired_difference(a, b) == s.paired_difference(a, b, **usual) == s.bootstrap_mean(b - a)
     assert s.slope(a, b) == s.slope(a, b, np.arange(15), seed=0, n=2000)
@@ -285,7 +290,10 @@ def test_ties_share_the_middle_of_their_ranks():
     assert s.correlation([1, 2], [5, 3]) == pytest.approx(-1) and math.isnan(s.correlation([1], [1]))
     with np.errstate(all="raise"):
         assert math.isnan(s.correlation([1, 2], [3, 3])) and math.isnan(s.correlation([3, 3], [1, 2]))
+    assert s.correlation([1, 2, 4], [1, 2, 3], by_rank=True) == pytest.approx(1)
+    assert s.correlation([1, 2, 4], [1, 2, 3]) == pytest.approx(3 / math.sqrt(28 / 3))
     assert math.isnan(s.kappa([], [])) and s.kappa([1, 2, 3], [1, 2, 3]) == 1
+    assert s.kappa([1, 2, 2], [1, 2, 4]) == pytest.approx(1 - (4 / 3) / (20 / 9))
 
 
 def test_a_slope_needs_some_spread_and_draws_whole_units():
