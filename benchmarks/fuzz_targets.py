@@ -11,6 +11,7 @@ import contextlib
 import functools
 import html.parser
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -120,7 +121,9 @@ def judge_prompt(text: str) -> None:
 def profile_file(data: bytes) -> None:
     """Any bytes as a profile, a sweep and a file of settings."""
     from phoenix_utils import pipeline, profile, sweep_cells
+    from phoenix_utils.evaluation import benchmarks
 
+    refused(benchmarks.check_tasks, ["none of the harness"])  # slow once, before the clock runs
     path = folder() / "profile.yaml"
     path.write_bytes(data)
     loaded = refused(profile.load_profile, path, pipeline.settings_models())
@@ -152,6 +155,8 @@ def names(text: str) -> None:
     """Any text as the name of a source, model, run, server or cluster."""
     from phoenix_utils import artifacts, engine_server, gate, models, ray_workers, sources, talk
 
+    if os.path.isdir(os.path.expanduser(text)):
+        return  # a folder of this machine, which would be read with all that lies in it
     refused(lambda: next(sources.raw_rows(text, "chat"), None) if not sources.is_hub_name(text) else None)
     refused(models.check_reachable, text)
     models.public_name(text)

@@ -34,9 +34,14 @@ class PhoenixError(Exception):
     """
 
     def __init__(self, message: str = ""):
-        line = re.sub(r"\s+|[\u200b\ufeff]", " ", printable(secrecy.hide(message)))
-        half = LONGEST // 2
-        super().__init__(line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}")
+        # Shortened roughly before, for what follows reads every letter, and exactly after: a secret that the first cut
+        # goes through is gone with the second.
+        whole = secrecy.hide(_shortened(message, 10 * LONGEST))
+        super().__init__(_shortened(re.sub(r"\s+|[\u200b\ufeff]", " ", printable(whole)), LONGEST))
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest // 2]} … {text[-longest // 2 :]}"
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -44,12 +49,14 @@ _CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
 # A file where a folder has to be, or the reverse: the user's doing in the run directory, our defect elsewhere.
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 # Libraries in C and Rust say the same in words of their own: SQLite, PyTorch's writers and allocators, safetensors.
-_FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "os error 28", "unexpected pos")
+_FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "os error 28")
+# PyTorch's writer where the disk is full, by where it is caught.
+_FULL_WORDS += ("unexpected pos", "iostream error")
 _CLOSED_WORDS = ("readonly database", "permission denied")
 # oneDNN says no more than this where it finds no memory for the weights that it orders anew.
 _MEMORY_WORDS = (
     *("out of memory", "not enough memory", "allocate memory", "cannot allocate", "malloc of size"),
-    "could not create a primitive",
+    *("could not create a primitive", "can't start new thread"),
 )
 
 

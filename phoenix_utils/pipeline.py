@@ -6,6 +6,7 @@ execute(plan)
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -211,16 +212,18 @@ def execute_stage(
 ) -> None:
     """Run one stage's notebook unless its products are there already; raises as `execute` does."""
     started = time.monotonic()
-    if is_done(name, settings):
-        say(f"{STAGE_FOLDERS[name]}  unchanged, skipped")
-        return
     target = executed_path(settings, name)
     # The stage has a lock of its own; this one is for the executed notebook.
-    with artifacts.only_one(target.with_name(f".{name}.lock"), target):
+    locked = artifacts.only_one(target.with_name(f".{name}.lock"), target)
+    if is_done(name, settings):
+        say(f"{STAGE_FOLDERS[name]}  unchanged, skipped")
+        with contextlib.suppress(PhoenixError), locked:  # nobody else at work
+            _remove_partials(target)
+        return
+    with locked:
         _refuse_other_run(name, settings)
         try:
-            for partial in target.parent.glob(f".{target.name}.*"):  # of a runner that was killed while it wrote
-                partial.unlink()
+            _remove_partials(target)
             run_notebook(name, settings, show_line)
         except OSError as error:
             if sentence := machine_trouble(error, target):
@@ -273,6 +276,12 @@ def is_done(stage: str, settings: StageSettings) -> bool:
     asked = {"source": artifacts.sha256_file(notebook_path(stage)), "failed": False}
     cells = {"cells": artifacts.fingerprint(notebook.get("cells"))}
     return cells | record == asked | cells  # the record of an earlier version has no fingerprint of its cells
+
+
+def _remove_partials(target: Path) -> None:
+    """Remove what a runner that was killed while it wrote has left of an executed notebook."""
+    for partial in target.parent.glob(f".{target.name}.*"):
+        partial.unlink()
 
 
 def _refuse_other_run(stage: str, settings: StageSettings) -> None:

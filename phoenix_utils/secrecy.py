@@ -13,6 +13,11 @@ _KINDS = {
     "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
 }
 _SECRET = re.compile("|".join(f"({pattern})" for pattern in _KINDS.values()))
+# One of these begins each of them. Looking for words first takes a hundredth of the time on a long text without any.
+_MARKS = (
+    *("hf_", "sk-", "AKIA", "ASIA", "github_pat_", "AIza", "xox", "-----BEGIN"),
+    *(f"gh{letter}_" for letter in "pousr"),
+)
 # Not among the kinds: rows of data speak of such addresses, in examples that are nobody's password.
 _PASSWORD = re.compile(r"(?<=://)[^\s/?#@'\"\\]+(?=@)")
 _VARIABLE = re.compile(r"(?:TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")
@@ -22,7 +27,7 @@ _LEAST = 8
 
 def kind(text: str) -> str | None:
     """What a text holds that looks like a token or a private key, in words; None for nothing."""
-    found = _SECRET.search(text)
+    found = _SECRET.search(text) if _may_hold_one(text) else None
     return list(_KINDS)[found.lastindex - 1] if found else None
 
 
@@ -30,7 +35,13 @@ def hide(text: str) -> str:
     """The text with `***` for tokens, passwords in addresses and what the environment's tokens and keys hold."""
     for value in _environment():
         text = text.replace(value, "***")
-    return _PASSWORD.sub("***", _SECRET.sub("***", text))
+    if _may_hold_one(text):
+        text = _SECRET.sub("***", text)
+    return _PASSWORD.sub("***", text) if "://" in text else text
+
+
+def _may_hold_one(text: str) -> bool:
+    return any(mark in text for mark in _MARKS)
 
 
 def _environment() -> list[str]:

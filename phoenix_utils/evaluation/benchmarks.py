@@ -9,6 +9,7 @@ worth, and intervals. Its own command line gives the same numbers on the same mo
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -140,17 +141,21 @@ def check_tasks(tasks: Sequence[str]) -> None:
             "pip install 'phoenix-utils[harness]', or set evaluation.harness_tasks to []"
         )
     unknown = [name for name in tasks if name not in CARDS]
-    if unknown:
-        with _quiet():
-            from lm_eval.tasks import TaskManager
+    for name in unknown:
+        if name not in _harness_tasks():
+            raise PhoenixError(
+                f"harness_tasks names {name!r}, which lm-evaluation-harness does not know; this project adds "
+                f"{', '.join(_TASKS)}"
+            )
 
-            known = set(TaskManager().all_tasks)
-        for name in unknown:
-            if name not in known:
-                raise PhoenixError(
-                    f"harness_tasks names {name!r}, which lm-evaluation-harness does not know; this project adds "
-                    f"{', '.join(_TASKS)}"
-                )
+
+@functools.cache
+def _harness_tasks() -> frozenset[str]:
+    """What the harness knows; it reads thousands of files to tell."""
+    with _quiet():
+        from lm_eval.tasks import TaskManager
+
+        return frozenset(TaskManager().all_tasks)
 
 
 def measure(

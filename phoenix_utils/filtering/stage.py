@@ -232,10 +232,9 @@ def _refuse_nothing_kept(summary: dict, folder: Path) -> None:
                 f"the translated {kind} corpus has no rows: look at the translation stage, there is nothing to filter"
             )
         reasons = ", ".join(f"{rule} {count}" for rule, count in part["rules"].items() if count)
-        steps = [f"{step['rule']:18}{-step['removed']:>10,}{step['left']:>10,} left" for step in part["waterfall"]
-                 if step["removed"]]  # fmt: skip
+        steps = [f"{step['left']:,} after {step['rule']}" for step in part["waterfall"] if step["removed"]]
         raise PhoenixError(
-            f"none of the {part['rows_in']:,} translated {kind} rows passes the filters ({reasons}): look at "
-            f"{folder / 'report.html'}, and mend the translation, or loosen the rule that is too strict\n"
-            + "\n".join([f"{'translated':18}{part['rows_in']:>20,}", *steps])
+            f"none of the {part['rows_in']:,} translated {kind} rows passes the filters ({reasons}; left are "
+            f"{', '.join(steps)}): look at {folder / 'report.html'}, and mend the translation, or loosen the rule that "
+            "is too strict"
         )
