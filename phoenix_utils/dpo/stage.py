@@ -43,7 +43,11 @@ class Trainer(batches.GlobalBatches, DPOTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """TRL's tokens, kept in `store`: its own cache depends on the folder that the tokenizer came from."""
         file = self.store / f"{dataset_name}_tokens.arrow"
-        if not file.is_file():
+        # What follows has the processes wait for each other, so all must find the same: look before anyone can write.
+        processes.wait()
+        missing = not file.is_file()
+        processes.wait()
+        if missing:
             tokens = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
             with processes.first():
                 if not file.is_file():
