@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -253,6 +254,23 @@ def test_a_damaged_store_is_one_sentence(tmp_path):
     (tmp_path / "segments.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(PhoenixError, match="segments.sqlite is damaged"):
         SegmentStore(tmp_path / "segments.sqlite")
+
+
+def test_a_damaged_index_of_the_store_hides_no_text(tmp_path):
+    from phoenix_utils.translation.store import segment_key
+
+    path, texts = tmp_path / "segments.sqlite", [f"text {number}" for number in range(50)]
+    with SegmentStore(path) as store:
+        store.add(texts)
+    data, key = bytearray(path.read_bytes()), segment_key(texts[7])
+    places = [found.start() for found in re.finditer(re.escape(key), data)]
+    [place] = [place for place in places if data[place // 4096 * 4096] == 10]  # a leaf of an index, not of a table
+    data[place : place + len(key)] = bytes(len(key))
+    path.write_bytes(data)
+    with SegmentStore(path) as store:
+        store.drop_damaged()
+        store.add(texts)
+        assert sorted(text for part in store.pending(8) for text in part) == sorted(texts)
 
 
 def test_control_characters_do_not_break_the_store(tmp_path):

@@ -105,6 +105,7 @@ class SegmentStore:
         with self.connection:
             self.connection.executemany("DELETE FROM segments WHERE id = ?", spoilt)
             self.connection.executemany("DELETE FROM done WHERE id = ?", spoilt + wrong)
+            self.connection.execute("REINDEX")  # a damaged index hides texts, which would then be added once more
 
     def add(self, texts: Iterable[str]) -> None:
         """Ask for translations of `texts`; those known already are left alone. One commit: give many at once."""
