@@ -155,7 +155,7 @@ def names(text: str) -> None:
     """Any text as the name of a source, model, run, server or cluster."""
     from phoenix_utils import artifacts, engine_server, gate, models, ray_workers, sources, talk
 
-    if os.path.isdir(os.path.expanduser(text)):
+    if any(os.path.isdir(os.path.expanduser(part)) for part in (text, text.partition(":")[0])):
         return  # a folder of this machine, which would be read with all that lies in it
     refused(lambda: next(sources.raw_rows(text, "chat"), None) if not sources.is_hub_name(text) else None)
     refused(models.check_reachable, text)

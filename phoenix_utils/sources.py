@@ -147,11 +147,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
 
 def _folder_rows(folder: Path, split: str | None, kind: str) -> Iterator[tuple[str, dict]]:
     """All files of a folder, or those of one split where the names tell splits apart (train-00000-of-...)."""
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith((".", "dataset_", "state."))
-    )
+    try:
+        files = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in _SUFFIXES and not path.name.startswith((".", "dataset_", "state."))
+        )
+    except OSError as error:  # changed while it was looked through, or no business of this user
+        raise PhoenixError(f"{folder} cannot be read whole ({error}): give a folder of your data alone") from None
     if not files:
         raise PhoenixError(
             f"the folder {folder} holds no file to read; give one with files of these kinds: {', '.join(_SUFFIXES)}"
