@@ -252,7 +252,10 @@ def test_a_driver_outside_of_the_cluster_gets_the_same_table_and_swapped_ports_a
             f"settings = TranslationSettings(**{settings.model_dump()!r})\n"
             f"print(run(settings, Translator(settings, test_ray.Capitals({str(tmp_path)!r}))))\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        for _ in range(3):  # on a busy machine Ray gives up waiting for the server that it starts for a driver
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            if "Starting Ray client server failed" not in done.stderr:
+                break
         assert done.returncode == 0, done.stderr[-3000:]
         for swapped in (f"127.0.0.1:{port}", f"ray://{cluster}"):  # Ray itself would wait for a minute or for ever
             started = time.monotonic()
