@@ -49,9 +49,10 @@ _CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
 # A file where a folder has to be, or the reverse: the user's doing in the run directory, our defect elsewhere.
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 # Libraries in C and Rust say the same in words of their own: SQLite, PyTorch's writers and allocators, safetensors.
-_FULL_WORDS = ("no space left", "disk is full", "disk i/o error", "file too large", "os error 28")
-# PyTorch's writer where the disk is full, by where it is caught.
-_FULL_WORDS += ("unexpected pos", "iostream error")
+_FULL_WORDS = (
+    *("no space left", "disk is full", "disk i/o error", "file too large", "os error 28"),
+    *("unexpected pos", "iostream error"),  # PyTorch's writer, by where it is caught
+)
 _CLOSED_WORDS = ("readonly database", "permission denied")
 # oneDNN says no more than this where it finds no memory for the weights that it orders anew.
 _MEMORY_WORDS = (

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
@@ -64,26 +65,28 @@ def tokens_by_language() -> Figure:
     return figure
 
 
+def _intervals(ax: Axes, rows: list[list[str]], column: int, shift: float, hue: str, name: str, scale: int = 1) -> None:
+    """Draw a column of a stored table, `value [low, high]` in each row, as dots with bars beside the rows' places."""
+    for position, row in enumerate(rows):
+        value, low, high = (scale * float(number) for number in re.findall(r"[\d.]+", row[column]))
+        ax.errorbar(
+            value,
+            position + shift,
+            xerr=[[value - low], [high - value]],
+            fmt="o",
+            color=hue,
+            capsize=3,
+            label=name if position == 0 else None,
+        )
+
+
 def translator_arms() -> Figure:
     """chrF of each way to train the small translator, from the stored comparison."""
     rows = table("adapt_arms")
     figure = plots.detached_figure(7.4, 4.2)
     ax = figure.subplots()
-    for position, row in enumerate(rows):
-        for shift, column, hue, name in (
-            (-0.15, 1, plots.BLUE, "help text"),
-            (0.15, 2, plots.VERMILION, "this project's sentences"),
-        ):
-            value, low, high = map(float, re.findall(r"[\d.]+", row[column]))
-            ax.errorbar(
-                value,
-                position + shift,
-                xerr=[[value - low], [high - value]],
-                fmt="o",
-                color=hue,
-                capsize=3,
-                label=name if position == 0 else None,
-            )
+    _intervals(ax, rows, 1, -0.15, plots.BLUE, "help text")
+    _intervals(ax, rows, 2, 0.15, plots.VERMILION, "this project's sentences")
     ax.set_yticks(range(len(rows)), [row[0].split(" (")[0] for row in rows])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -101,21 +104,8 @@ def languages() -> Figure:
     for ax, first, title in zip(
         panels, (3, 6), ("answers in the language", "answers that stop by themselves"), strict=True
     ):
-        for shift, column, hue, name in (
-            (-0.15, first, plots.GREY, "base"),
-            (0.15, first + 1, plots.BLUE, "after SFT"),
-        ):
-            for position, row in enumerate(rows):
-                value, low, high = (100 * float(number) for number in re.findall(r"[\d.]+", row[column]))
-                ax.errorbar(
-                    value,
-                    position + shift,
-                    xerr=[[value - low], [high - value]],
-                    fmt="o",
-                    color=hue,
-                    capsize=3,
-                    label=name if position == 0 else None,
-                )
+        _intervals(ax, rows, first, -0.15, plots.GREY, "base", scale=100)
+        _intervals(ax, rows, first + 1, 0.15, plots.BLUE, "after SFT", scale=100)
         ax.set_title(title)
         ax.grid(axis="y", visible=False)
         ax.set_xlim(-4, 104)
