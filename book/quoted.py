@@ -4,7 +4,7 @@ Prose cannot follow every run, so it names one; its numbers stand in `book/resul
 what the pages say.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from phoenix_utils.artifacts import STAGE_FOLDERS, read_json, write_atomic
@@ -51,9 +51,11 @@ def quoted(run: Path) -> str:
         counts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in manifest["counts"].items())
         lines.append(f"| {stage} | {manifest['seconds']:.0f} | {manifest['peak_memory_gb']:.2f} | {counts} |")
     sft = read_json(run / STAGE_FOLDERS["sft"] / "metrics.json")
+    speed = read["translation"]["notes"]["characters_per_second"]
     lines += [
         "",
-        f"Trained parameters: {sft['trainable_parameters']:,}. {read['dpo']['notes']['start']}.",
+        f"Trained parameters: {sft['trainable_parameters']:,}. {read['dpo']['notes']['start']}. "
+        f"Characters a second while the translator worked: {speed:,.0f}.",
         "",
         curve(run),
     ]
@@ -71,5 +73,11 @@ def curve(run: Path) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, help="a finished run of mini")
+    run = parser.parse_args().run
+    if not (run / STAGE_FOLDERS["evaluation"] / "differences.json").is_file():
+        parser.error(f"{run} holds no finished run: make mini makes one in runs/mini")
+    text = quoted(run)
     with write_atomic(RESULTS / "quoted_run.md") as partial:
-        partial.write_text(quoted(Path(sys.argv[1])), encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")

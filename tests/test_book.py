@@ -423,7 +423,7 @@ def test_numbers_worked_out_on_the_pages_are_what_the_code_gives(monkeypatch):
             f"{12 * 7.24:.0f} GB",
             f"one in {scale.GPU_HOURS_BETWEEN_FAILURES:,.0f} card hours",
             f"meet {scale.paper_plans(10, 8)[0].gpu_hours / 24:.0f} of them",
-            f"is {4 * memory.EMBEDDED['parameters_b'] * 1e9 * 330 / 1e12:.2f} × 10¹² operations",
+            f"is {4 * memory.EMBEDDED['parameters_b'] * 1e9 * 22_466 / 83 / 1e12:.2f} × 10¹² operations",
             *(
                 f"| {row['stage']}, 8 cards | " + " | ".join(list(row.values())[3:]) + " |"
                 for times in (1, 10)
@@ -461,17 +461,18 @@ def test_numbers_from_stored_tables_are_those_of_the_tables():
             "q02_sft_and_dpo",
             "4 % (0 to 17) | 96 % (88 to 100)",
         ),
-        ("3.034 [", "q02_sft_and_dpo", "| 3.034 | 2.989 | 2.990 |"),
-        ("reward: 0.867 [0.767, 0.950]", "q02_sft_and_dpo", "87 % (77 to 95)"),
-        ("-0.045 [-0.073, -0.018]", "q07_benchmarks", "0.045 nats per token, 0.018 to 0.073"),
-        ("-1.896 [-7.011, 3.464]", "q07_benchmarks", "−1.9, −7.0 to 3.5"),
+        ("| 2.995 [2.768, 3.204] | 2.996 [", "q02_sft_and_dpo", "| 3.034 | 2.995 | 2.996 |"),
+        ("reward: 0.817 [0.717, 0.900]", "q02_sft_and_dpo", "82 % (72 to 90)"),
+        ("-0.151 [-0.232, -0.056] |", "q02_sft_and_dpo", "−0.151, −0.232 to −0.056"),
+        ("-0.039 [-0.064, -0.011]", "q07_benchmarks", "0.039 nats per token, 0.011 to 0.064"),
+        ("-0.369 [-6.214, 5.722]", "q07_benchmarks", "−0.4, −6.2 to 5.7"),
         ("0.917 [0.792, 1.000]", "q07_benchmarks", "92 points (79 to 100)"),
-        ("0.000 [-0.003, 0.004]", "q05_one_epoch", "0.000\n(−0.003 to 0.004)"),
+        ("0.001 [-0.003, 0.005]", "q05_one_epoch", "0.001\n(−0.003 to 0.005)"),
     ):
         assert stored in quoted and said in found[f"book/questions/{name}.md"]
     assert (
-        "| sft | 114 | 3.89 |" in quoted
-        and "3.89 GB and of the DPO process 3.63 GB" in found["book/deep/lora_memory.md"]
+        "| sft | 83 | 3.68 |" in quoted
+        and "3.68 GB and of the DPO process 2.95 GB" in found["book/deep/lora_memory.md"]
     )
     for name, value, said in (
         ("speedup 2", "1.967", "1.97 times as fast"),
@@ -496,9 +497,9 @@ def test_numbers_from_stored_tables_are_those_of_the_tables():
         (
             "| 2 epochs | 1 | 47 % [33, 60] | 85 % [",
             "q05_one_epoch",
-            "| 2 | 0.156 | 2.54 | 85 % | +0.017 (0.010 to 0.024) |",
+            "| 2 | 0.156 | 85 % | +0.017 (0.010 to 0.024) |",
         ),
-        ("| 0.017 [0.010, 0.024] | 0.156 |", "q05_one_epoch", "0.053 (0.042 to 0.064) and +0.059 (0.047 to 0.071)"),
+        ("| 0.056 [0.019, 0.092] |", "q05_one_epoch", "+0.053 and +0.059"),
         ("| half of the pairs | 1 | 45 % [32, 58] | 73 % [", "q04_hyperparameters", "unseen pairs falls to 73 %"),
     ):
         assert row in lab and said in found[f"book/questions/{name}.md"]
@@ -506,6 +507,38 @@ def test_numbers_from_stored_tables_are_those_of_the_tables():
     assert "batch 2 | 2.976 | 2.315 |" in arms and "rate 1e-3 | 3.176 | 1.958 |" in arms
     assert "rank 64 | 3.170 | 1.899 |" in arms and "1 epoch | 2.952 |" in arms
     assert "from 2.976 to 3.176 and 3.170" in found["book/questions/q04_hyperparameters.md"]
+
+
+def test_what_two_seeds_gave_follows_from_the_stored_mean_and_interval():
+    """Student's t for two runs reaches 12.706 half distances to each side, so each run can be worked out again."""
+    found = pages()
+    rows = {
+        cells[0]: cells[1:]
+        for line in found["book/results/ablations.md"].splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) > 5
+    }
+    columns = {name: place for place, name in enumerate(rows["arm"])}
+    for arm, column, name, said, digits in (
+        ("SFT + DPO", "reward_accuracy", "q02_sft_and_dpo", "| 80 % | {} and {} % |", 0),
+        ("SFT + DPO", "nll_per_token", "q02_sft_and_dpo", "| 3.081 | {} and {} |", 3),
+        ("SFT + DPO", "loss_last", "q04_hyperparameters", "| 0.1 | {} and {} |", 3),
+        ("beta 0.01", "loss_last", "q04_hyperparameters", "| 0.01 | {} and {} |", 3),
+        ("beta 0.5", "loss_last", "q04_hyperparameters", "| 0.5 | {} and {} |", 3),
+        ("beta 0.5", "nll_per_token", "q04_hyperparameters", "0.217 | {} and {} |", 3),
+        ("batch of 1 at the same rate", "nll_per_token_minus_sft", "q04_hyperparameters", "by {} and {} nats", 3),
+        ("batch of 1 at the same rate", "reward_accuracy", "q04_hyperparameters", "no better, {} and {} %", 0),
+        ("3 epochs", "loss_last", "q05_one_epoch", "| 3 | {} and {} (two seeds) |", 3),
+        ("3 epochs", "nll_per_token_minus_sft", "q05_one_epoch", "80 % | +{} and +{} |", 3),
+    ):
+        cell = rows[arm][columns[column]]
+        mean, low = (float(value) for value in re.findall(r"-?[\d.]+", cell)[:2])
+        page, half = found[f"book/questions/{name}.md"], (mean - low) / 12.706
+        values = re.search(re.escape(said).replace(r"\{\}", r"([\d.]+)"), page)
+        assert values, f"{name} says no {said!r}"
+        # Stored figures are rounded: a last digit more or less.
+        step = 10.0**-digits
+        read = sorted(map(float, values.groups()))
+        assert read == pytest.approx([mean - half, mean + half], abs=1.01 * step), f"{name}: {said}"
 
 
 def phoenix_commands() -> list[tuple[str, list[str]]]:
