@@ -43,6 +43,18 @@ class Strict(BaseModel):
         extra="forbid", strict=True, frozen=True, protected_namespaces=(), hide_input_in_errors=True
     )
 
+    @field_validator("*")
+    @classmethod
+    def _holds_no_secret(cls, value: Any) -> Any:
+        """Settings are written into manifests and notebooks."""
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and secrecy.hide(text) != text:
+                raise ValueError(
+                    "it holds a token or a password, and settings are written down: take it out and set HF_TOKEN or "
+                    "OPENAI_API_KEY in the environment"
+                )
+        return value
+
 
 class StageSettings(Strict):
     """The settings that every stage has; a stage's own model adds its fields."""
@@ -55,18 +67,6 @@ class StageSettings(Strict):
     )
     seed: int = Field(42, ge=0, lt=2**32, description="seed of every random choice in this stage")
     redo: bool = Field(False, description="move results made by other settings aside and start again")
-
-    @field_validator("*")
-    @classmethod
-    def _holds_no_secret(cls, value: Any) -> Any:
-        """Settings are written into manifests and notebooks."""
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and secrecy.hide(text) != text:
-                raise ValueError(
-                    "it holds a token or a password, and settings are written down: take it out and set HF_TOKEN or "
-                    "OPENAI_API_KEY in the environment"
-                )
-        return value
 
     @classmethod
     def from_namespace(cls, namespace: dict[str, Any]) -> typing.Self:
@@ -261,12 +261,8 @@ def load_profile(
         raise PhoenixError(
             f"{path.name}: name is {name!r}; letters, digits, '.', '_' and '-' make the name of a folder"
         )
-    return Profile(
-        name=name,
-        description=str(data.get("description", "")),
-        hardware=needs,
-        stages=stages,
-    )
+    description = str(data.get("description", ""))
+    return build_settings(Profile, {"name": name, "description": description, "hardware": needs, "stages": stages})
 
 
 def _read_needs(path: Path, data: dict, overrides: dict[str, dict[str, str]] | None) -> HardwareNeeds:

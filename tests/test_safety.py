@@ -98,6 +98,15 @@ def test_a_secret_among_the_settings_is_refused_and_not_repeated(planted, word, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_profile_that_tells_a_secret_beside_its_settings_is_refused(planted, tmp_path, monkeypatch, capfd):
+    """The description of a profile and the settings of a sweep are written down too."""
+    told = (ROOT / "profiles/mini.yaml").read_text(encoding="utf-8")
+    description = next(line for line in told.splitlines() if line.startswith("description:"))
+    (tmp_path / "mine.yaml").write_text(told.replace(description, f"description: my token is {HUB}"), encoding="utf-8")
+    code, shown = phoenix(monkeypatch, capfd, "check", str(tmp_path / "mine.yaml"))
+    assert code == 2 and "description" in shown and leaks(tmp_path / "none", shown) == [], shown
+
+
 def test_check_shows_none(planted, tmp_path, monkeypatch, capfd):
     code, shown = phoenix(monkeypatch, capfd, "check", "mini")
     assert code == 0 and "judge_base_url" in shown and leaks(tmp_path, shown) == []
