@@ -25,6 +25,7 @@ from phoenix_utils import __version__, strict_json
 from phoenix_utils.errors import PhoenixError, machine_trouble
 from phoenix_utils.hardware import peak_memory_gb
 from phoenix_utils.hashes import fingerprint, sha256_file, sha256_path
+from phoenix_utils.paths import expanded
 from phoenix_utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def project_root() -> Path | None:
 
 def resolve_run_dir(run_dir: str) -> Path:
     """A relative run directory lies below the project, so notebook and command line mean the same one."""
-    path = Path(os.path.expanduser(run_dir))  # which leaves ~nobody as it is
+    path = expanded(run_dir)
     return path if path.is_absolute() else (project_root() or Path.cwd()) / path
 
 

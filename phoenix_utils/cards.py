@@ -16,6 +16,7 @@ from phoenix_utils.artifacts import read_json, stage_path
 from phoenix_utils.evaluation.report import BETTER, pair_title, title
 from phoenix_utils.evaluation.scores import METRICS, Metric
 from phoenix_utils.gate import Part, Source
+from phoenix_utils.paths import expanded
 from phoenix_utils.translation import cost
 
 TERMS = "GEMMA_TERMS.txt"
@@ -178,7 +179,7 @@ def _named(model: str) -> str:
 def _on_the_hub(model: str) -> str | None:
     if embedded.is_embedded(model):
         return EMBEDDED_ON_THE_HUB
-    return None if Path(model).expanduser().exists() else model
+    return None if expanded(model).exists() else model
 
 
 def _public(value: Any) -> Any:

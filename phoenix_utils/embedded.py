@@ -25,6 +25,7 @@ from pathlib import Path
 
 from phoenix_utils import vocabulary, wordlists
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.paths import expanded
 
 PREFIX = "embedded:"
 MODELS = ("gemma-3-270m",)
@@ -108,7 +109,7 @@ def gguf_content(model: str) -> bytes:
 def cache_folder() -> Path:
     """Where converted models are kept: `PHOENIX_CACHE`, or the user's cache folder for this program."""
     if chosen := os.environ.get("PHOENIX_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("phoenix"))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def known_parameters(model: str) -> float | None:
 
     `7b`, `1.7B`, `270m` and `8x7b` (as 56) are read from names such as `LeoLM/leo-mistral-hessianai-7b`.
     """
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         counted = sum(_safetensors_elements(file) for file in folder.glob("*.safetensors"))
         if counted:

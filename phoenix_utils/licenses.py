@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from phoenix_utils import embedded
+from phoenix_utils.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def of_model(model: str) -> str:
         return "gemma"
     from huggingface_hub import ModelCard
 
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     try:
         card = ModelCard.load(folder / "README.md" if folder.is_dir() else model)
     except Exception:  # no card, no network, a damaged one: all mean that nothing is stated

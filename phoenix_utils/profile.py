@@ -47,12 +47,14 @@ class Strict(BaseModel):
     @classmethod
     def _holds_no_secret(cls, value: Any) -> Any:
         """Settings are written into manifests and notebooks."""
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and secrecy.hide(text) != text:
-                raise ValueError(
-                    "it holds a token or a password, and settings are written down: take it out and set HF_TOKEN or "
-                    "OPENAI_API_KEY in the environment"
-                )
+        text = "\n".join(word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str))
+        if secrecy.hide(text) != text:
+            raise ValueError(
+                "it holds a token or a password, and settings are written down: take it out and set HF_TOKEN or "
+                "OPENAI_API_KEY in the environment"
+            )
+        if "\0" in text:
+            raise ValueError("it holds a NUL character, which no name and no path can: take it out")
         return value
 
 
@@ -165,7 +167,7 @@ def _explain(model: type[BaseModel], problem: dict[str, Any], prefix: str) -> st
 
 
 def _did_you_mean(key: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
+    close = difflib.get_close_matches(key[:100], list(known), n=1)  # a longer one is like none
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -26,10 +27,14 @@ from phoenix_utils.decoding import Completion
 from phoenix_utils.errors import LONGEST, PhoenixError, printable
 from phoenix_utils.evaluation import form, judge_prompts, verdicts
 from phoenix_utils.evaluation.kept import Kept
+from phoenix_utils.evaluation.settings import EvaluationSettings
 from phoenix_utils.filtering import content, wording
+from phoenix_utils.paths import expanded
 from phoenix_utils.sft.settings import SftSettings
 from phoenix_utils.sweep_cells import load_sweep
 from phoenix_utils.translation import parallel, split
+from phoenix_utils.translation.settings import TranslationSettings
+from phoenix_utils.translation.translator import choose_translator
 
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e"
 DEEP, ENDLESS = "[" * 100_000, '{"a": ' + "9" * 5000 + "}"
@@ -163,7 +168,7 @@ def test_a_sweep_stays_in_its_folder(tmp_path, name):
         load_sweep(tmp_path / "s.yaml")
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-here/x", "a\x00b", "\x1b[2J", "x/" * 3000])
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-here/x", "a\x00b", "~a\x00b", "\x1b[2J", "x/" * 3000])
 def test_any_text_may_stand_for_a_source_a_model_or_a_run(name):
     for read in (
         lambda name: next(sources.raw_rows(name, "chat")),
@@ -174,6 +179,22 @@ def test_any_text_may_stand_for_a_source_a_model_or_a_run(name):
         with pytest.raises(PhoenixError) as caught:
             read(name)
         assert str(caught.value).isprintable() and len(str(caught.value)) < LONGEST + 10
+
+
+def test_a_home_of_nobody_and_a_nul_in_a_setting_are_one_sentence():
+    """pathlib raises RuntimeError for the one, os.path ValueError for the other."""
+    home = "~nobody-here/adapter"
+    with pytest.raises(PhoenixError, match="translation.adapter is '~nobody-here/adapter'"):
+        choose_translator(TranslationSettings(adapter=home))
+    with pytest.raises(PhoenixError, match="no file or folder '~nobody-here/adapter'"):
+        next(iter(parallel.read_parallel(home, "en", "de")))
+    assert expanded(home) == Path(home) and expanded("~/x") == Path.home() / "x"
+    for model, values in (
+        (TranslationSettings, {"adapter": "~a\0b"}),
+        (EvaluationSettings, {"harness_tasks": ["a", "b\0"]}),
+    ):
+        with pytest.raises(PhoenixError, match=f"{[*values][0]}.*NUL"):
+            profile.build_settings(model, values)
 
 
 def test_ids_that_look_like_paths_and_formulas_are_only_text(tmp_path):

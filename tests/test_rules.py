@@ -115,6 +115,9 @@ def test_licenses_are_compared_without_case_and_space():
         assert said(chat(exchange(), license=stated), "license") == [("row", "the source states no licence")]
     assert said(chat(exchange(), license=" mit "), "license") == []
     assert said(chat(exchange(), license=" No-Go "), "license") == [("row", "the licence 'No-Go' is not allowed")]
+    # Each character takes six in the reason; ten thousand of them made a reason of 60 kB for one row (fuzz.py).
+    [(_, reason)] = said(chat(exchange(), license="\u2066" * 10_000), "license")
+    assert len(reason) < 1000 and reason.endswith("is not allowed")
     assert said({"messages": exchange()}, "license", LIMITS.model_copy(update={"allow_unknown_license": True})) == []
 
 

@@ -150,7 +150,7 @@ def _license(row: dict, settings: FilteringSettings) -> Iterator[Finding]:
         if not settings.allow_unknown_license:
             yield Finding("license", "row", "the source states no licence")
     elif stated.lower() not in {allowed.lower() for allowed in settings.allowed_licenses}:
-        yield Finding("license", "row", f"the licence {stated!r} is not allowed")
+        yield Finding("license", "row", f"the licence {stated[:100]!r} is not allowed")
 
 
 def _address_forms(row: dict, settings: FilteringSettings) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from phoenix_utils.errors import PhoenixError
 from phoenix_utils.filtering import scores
 from phoenix_utils.filtering.rules import Finding, parts
 from phoenix_utils.filtering.settings import FilteringSettings
+from phoenix_utils.paths import expanded
 
 NAMES = {
     "forward": "log-probability of the translation, nats per token",
@@ -156,7 +157,7 @@ def open_translator(settings: FilteringSettings, made: dict) -> engines.Engine:
     if adapter == "auto":
         found = models.packaged_adapter(made["model"], settings.source_language, settings.language)
     else:
-        found = None if adapter == "none" else Path(adapter).expanduser()
+        found = None if adapter == "none" else expanded(adapter)
     return engines.open_engine(
         made["engine"],
         made["model"],

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from phoenix_utils import sources
+from phoenix_utils.paths import expanded
 from phoenix_utils.training_settings import AdapterSettings, LearningRate, SaveSteps
 
 
@@ -48,7 +49,7 @@ def stage_inputs(settings: AdaptSettings) -> dict[str, Path | str]:
     """What the training reads: files by their hash, everything else by its name."""
     found: dict[str, Path | str] = {}
     for number, name in enumerate(settings.pairs):
-        path = Path(name).expanduser()
+        path = expanded(name)
         if name == "package:pairs":
             found[f"pairs_{number}"] = sources.packaged(
                 f"pairs_train.{settings.source_language}-{settings.language}.jsonl"

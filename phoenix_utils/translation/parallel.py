@@ -19,6 +19,7 @@ from pathlib import Path
 
 from phoenix_utils import corpora, pairs, sources
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.paths import expanded
 
 DEBIAN_HELP = "debian:libreoffice-help"
 HELP_FOLDER = Path("/usr/share/libreoffice/help")
@@ -58,7 +59,7 @@ def read_parallel(name: str, source: str, target: str) -> Iterator[ParallelRow]:
 
     Raises PhoenixError for a source that does not exist or cannot be read as parallel text.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name.startswith("package:"):
         return _package(name, source, target)
     if name == DEBIAN_HELP:

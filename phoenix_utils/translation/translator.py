@@ -18,6 +18,7 @@ from phoenix_utils.alma import flat
 from phoenix_utils.engines import Completion, Engine, GenerationParams, open_engine
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.models import packaged_adapter
+from phoenix_utils.paths import expanded
 from phoenix_utils.translation import prompts, protect
 from phoenix_utils.translation.examples import EXAMPLES, SECOND_EXAMPLES
 from phoenix_utils.translation.protect import Masked, mask
@@ -326,7 +327,7 @@ def choose_translator(settings: TranslationSettings) -> TranslatorChoice:
         if settings.prompt in ("auto", "alma"):
             adapter = packaged_adapter(settings.model, settings.source_language, settings.language)
     elif settings.adapter != "none":
-        adapter = Path(settings.adapter).expanduser()
+        adapter = expanded(settings.adapter)
         if not (adapter / "adapter_config.json").is_file():
             raise PhoenixError(
                 f"translation.adapter is {settings.adapter!r}, where there is no adapter (no adapter_config.json): "
