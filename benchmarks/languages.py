@@ -86,6 +86,17 @@ def shares() -> dict[str, float]:
     }
 
 
+def stored_shares() -> dict[str, float]:
+    """The same from the table in book/results, to its two digits: five runs take the better part of an hour."""
+    codes = {name: code for code, name in LANGUAGES.items()}
+    found = {}
+    for line in (results.FOLDER / "languages.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in codes and len(cells) > 5:
+            found[f"target_language_share_{codes[cells[0]]}"] = float(cells[4].split()[0])
+    return found
+
+
 def scores(language: str) -> dict:
     """The scores of a finished run."""
     return read_json(run_dir(language) / "05_evaluation" / "scores.json")

@@ -5,8 +5,8 @@ python benchmarks/scale.py --only ray-speedup      the parts whose names begin s
 python benchmarks/scale.py --json FILE             the figures as one flat object as well
 
 Ray's baseline is our own single-process path with the same engine on the same rows; but for one part its engines hold
-no model. Every arm has a process of its own. The GGUF part needs a finished run of `mini`, and languages are those that
-benchmarks/languages.py has run.
+no model. Every arm has a process of its own. The GGUF part needs a finished run of `mini`. Languages are runs of
+benchmarks/languages.py: those that are here, of the others what its stored table says.
 """
 
 import argparse
@@ -263,10 +263,12 @@ def gguf() -> dict:
 
 
 def other_languages() -> dict:
-    """Answers of the SFT model in the language of its run, for every run of benchmarks/languages.py that is there."""
-    figures = languages.shares()
+    """Answers of the SFT model in the language of its run: of the runs of benchmarks/languages.py that are here, and of
+    the others from its stored table."""
+    here = languages.shares()
+    figures = {**languages.stored_shares(), **here}
     for name, share in figures.items():
-        print(f"{name}: {share:.3f}")
+        print(f"{name}: {share:.3f} ({'a run that is here' if name in here else 'book/results/languages.md'})")
     return figures
 
 
