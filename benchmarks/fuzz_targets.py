@@ -153,13 +153,15 @@ def overrides(text: str) -> None:
 
 def names(text: str) -> None:
     """Any text as the name of a source, model, run, server or cluster."""
-    from phoenix_utils import artifacts, engine_server, gate, models, ray_workers, sources, talk
+    from phoenix_utils import artifacts, engine_server, gate, models, paths, ray_workers, sources, talk
 
-    if any(os.path.isdir(os.path.expanduser(part)) for part in (text, text.partition(":")[0])):
+    if any(
+        (place := refused(paths.expanded, part)) and os.path.isdir(place) for part in (text, text.partition(":")[0])
+    ):
         return  # a folder of this machine, which would be read with all that lies in it
     refused(lambda: next(sources.raw_rows(text, "chat"), None) if not sources.is_hub_name(text) else None)
     refused(models.check_reachable, text)
-    models.public_name(text)
+    refused(models.public_name, text)
     refused(artifacts.resolve_run_dir, text)
     refused(gate.find_source, text)
     refused(talk.open_run, text or "x")
