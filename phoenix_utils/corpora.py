@@ -257,7 +257,7 @@ def _origin(source: str) -> str:
 def _row_id(row: dict, content: dict, index: int, part: int | None) -> str:
     """The row's own id, or one made of its content and its place (so equal rows stay apart)."""
     for name in ("prompt_id", "id", "conversation_id"):
-        if isinstance(row.get(name), str | int) and str(row[name]).strip():
+        if isinstance(row.get(name), str | int) and not isinstance(row[name], bool) and str(row[name]).strip():
             return str(row[name]) if part is None else f"{row[name]}-{part}"
     text = json.dumps([content, index, part], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,6 +9,7 @@ row's columns alone, so a mixed file works too. Where the rows come from is the 
 """
 
 import json
+import re
 from collections.abc import Iterator
 
 from phoenix_utils import strict_json
@@ -37,6 +38,9 @@ _ROLES = {
 }  # fmt: skip
 
 
+_PYTHON_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
+
+
 class UnknownLayout(ValueError):
     """The row's columns match no layout; the message lists both."""
 
@@ -55,6 +59,9 @@ def chat_rows(row: dict) -> Iterator[dict]:
     for name in ("messages", "conversations", "conversation"):
         if row.get(name) is not None:
             messages = _messages(row[name])
+            messages = (
+                messages if any(message["role"] == "system" for message in messages) else [*_system(row), *messages]
+            )
             break
     else:
         yield from _instruction_rows(row)
@@ -83,7 +90,7 @@ def _instruction_rows(row: dict) -> Iterator[dict]:
     if not usable:
         raise Unusable("no assistant text" if any(question for question, _ in cleaned) else "no user text")
     for question, answer in usable:
-        yield {"messages": [_message("user", question), _message("assistant", answer)]}
+        yield {"messages": [*_system(row), _message("user", question), _message("assistant", answer)]}
 
 
 def preference_rows(row: dict) -> Iterator[dict]:
@@ -94,7 +101,8 @@ def preference_rows(row: dict) -> Iterator[dict]:
 
     Raises:
         UnknownLayout: the columns match none of ``PREFERENCE_LAYOUTS``.
-        Unusable: no prompt, an empty answer, more than one exchange, or a role that is not known.
+        Unusable: no prompt, an empty answer, more than one exchange, answers to different prompts, or a role that
+            is not known.
     """
     chosen, rejected = (_first(row, name, f"{name}_response") for name in ("chosen", "rejected"))
     if chosen is None or rejected is None:
@@ -103,13 +111,13 @@ def preference_rows(row: dict) -> Iterator[dict]:
         raise _unknown(row, PREFERENCE_LAYOUTS)
     prompt = _ask(row["instruction"], row.get("input")) if row.get("instruction") else None
     prompt = prompt or _first(row, "prompt", "question")
-    system = row.get("system") if isinstance(row.get("system"), str) else None
     if prompt is None and not (_is_messages(chosen) and _is_messages(rejected)):
         raise _unknown(row, PREFERENCE_LAYOUTS)
-    prompt_text, answers = _pair(prompt, chosen, rejected)
-    prompt_text = _clean(f"{_clean(system)}\n\n{prompt_text}")
+    system, prompt_text, answers = _pair(prompt, chosen, rejected)
     if not prompt_text:
         raise Unusable("no user text")
+    own = "".join(message["content"] for message in _system(row))
+    prompt_text = "\n\n".join(text for text in (own or system, prompt_text) if text)
     if not all(answers):
         raise Unusable("no chosen or no rejected answer")
     yield {
@@ -121,8 +129,8 @@ def preference_rows(row: dict) -> Iterator[dict]:
     }
 
 
-def _pair(prompt: object, chosen: object, rejected: object) -> tuple[str, list[str]]:
-    """Prompt text and the two answers' texts, whether each came as a text or as messages."""
+def _pair(prompt: object, chosen: object, rejected: object) -> tuple[str, str, list[str]]:
+    """System text, prompt text and the two answers' texts, whether each came as a text or as messages."""
     texts, asked = [], []
     for side in (chosen, rejected):
         if not _is_messages(side):
@@ -138,10 +146,21 @@ def _pair(prompt: object, chosen: object, rejected: object) -> tuple[str, list[s
     for before in asked:
         if sum(message["role"] != "system" for message in before) > 1:
             raise Unusable("more than one exchange")
-    if prompt is not None and not _is_messages(prompt):
-        return _clean(prompt), texts
-    longest = max(asked, key=len)
-    return "\n\n".join(message["content"] for message in longest if message["content"]), texts
+    systems, users = ({_contents(before, role) for before in asked} - {""} for role in ("system", "user"))
+    if len(users) > 1 or len(systems) > 1:
+        raise Unusable("the two answers are to different prompts")
+    user = "".join(users) if prompt is None or _is_messages(prompt) else _clean(prompt)
+    return "".join(systems), user, texts
+
+
+def _contents(messages: list[dict], role: str) -> str:
+    return "\n\n".join(message["content"] for message in messages if message["role"] == role and message["content"])
+
+
+def _system(row: dict) -> list[dict]:
+    """The system message that some layouts keep in a column of its own, before messages without one."""
+    text = next((row[name] for name in ("system", "system_prompt") if isinstance(row.get(name), str)), "")
+    return [_message("system", _clean(text))] if _clean(text) else []
 
 
 def _unknown(row: dict, layouts: dict[str, str]) -> UnknownLayout:
@@ -177,10 +196,15 @@ def _message(role: str, content: str) -> dict:
 
 
 def _is_messages(value: object) -> bool:
-    """A list of messages, or the JSON text of one (as CSV files hold it)."""
-    if isinstance(value, str):
-        return value.lstrip().startswith("[{") and isinstance(_parsed(value), list)
-    return isinstance(value, list)
+    """A list of messages, or the JSON text of one (as CSV files hold it).
+
+    Raises Unusable for the Python text of one, which pandas writes into CSV files: nobody is to learn that.
+    """
+    if not isinstance(value, str):
+        return isinstance(value, list)
+    if _PYTHON_MESSAGES.match(value) and not isinstance(_parsed(value), list):
+        raise Unusable("messages as Python text, not as JSON: write the column with json.dumps")
+    return value.lstrip().startswith("[{") and isinstance(_parsed(value), list)
 
 
 def _parsed(value: str) -> object:
@@ -196,7 +220,7 @@ def _messages(value: object) -> list[dict]:
     for item in _objects(_parsed(value) if isinstance(value, str) else value, "messages"):
         role = str(_first(item, "role", "from") or "").lower()
         if role not in _ROLES:
-            raise Unusable(f"unknown role {role!r}")
+            raise Unusable(f"unknown role {role[:40]!r}")
         messages.append(_message(_ROLES[role], _clean(_first(item, "content", "value", "text"))))
     return messages
 

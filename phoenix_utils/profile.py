@@ -40,7 +40,12 @@ class Strict(BaseModel):
     """Base of everything read from a profile: unknown keys and silent conversions are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, protected_namespaces=(), hide_input_in_errors=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     @field_validator("*")
@@ -187,10 +192,10 @@ def parse_override(model: type[Strict], key: str, text: str, prefix: str = "") -
     annotation = model.model_fields[key].annotation
     if text.lower() in ("none", "null") and type(None) in typing.get_args(annotation):
         return None
-    if typing.get_origin(annotation) is list:
-        return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+    is_list = typing.get_origin(annotation) is list
+    given = [part.strip() for part in text.strip("[]").split(",") if part.strip()] if is_list else text
     try:
-        value = TypeAdapter(annotation).validate_python(text, strict=False)
+        value = TypeAdapter(annotation).validate_python(given, strict=False)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
         raise PhoenixError(f"{prefix}{key} is {text!r}: {message[0].lower()}{message[1:]}") from None
@@ -283,6 +288,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if len(text) > LONGEST_FILE:
             raise PhoenixError(f"{path} has {len(text):,} characters; settings need fewer than {LONGEST_FILE:,}")
         _refuse_bombs(path, text)
+        _refuse_repeats(path, yaml.compose(text, yaml.SafeLoader))
         data = yaml.safe_load(text)
     # Beside its own errors, PyYAML lets through what its constructors raise: "2001-99-99", "!!timestamp x".
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
@@ -292,6 +298,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or not data:
         raise PhoenixError(f"{path} is empty or not a set of keys; copy a shipped profile and change it")
     return data
+
+
+def _refuse_repeats(path: Path, node: yaml.Node | None) -> None:
+    """Raise PhoenixError for a key that stands twice in one section: YAML would keep the last and say nothing."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise PhoenixError(
+                    f"{path} has {key.value!r} again at line {key.start_mark.line + 1}: keep one of them"
+                )
+            seen.add(key.value if isinstance(key.value, str) else None)
+        children = [value for _, value in node.value]
+    else:
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+    for child in children:
+        _refuse_repeats(path, child)
 
 
 def _refuse_bombs(path: Path, text: str) -> None:

@@ -129,8 +129,15 @@ def _object(row: object, place: str) -> dict:
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict]]:
     csv.field_size_limit(2**24)  # the default of 128 KB is shorter than a long conversation
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, strict=True), 1):
-            row.pop(None, None)  # cells beyond the header's columns
+        reader = csv.DictReader(file, strict=True)
+        names = reader.fieldnames or []
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise PhoenixError(f"{path} has two columns named {twice!r}: rename one")
+        for number, row in enumerate(reader, 1):
+            if None in row:
+                raise PhoenixError(
+                    f"{path}, row {number}, has more cells than the header: put quotes around texts that hold commas"
+                )
             yield f"{path}, row {number},", row
 
 
@@ -151,7 +158,9 @@ def _folder_rows(folder: Path, split: str | None, kind: str) -> Iterator[tuple[s
         files = sorted(
             path
             for path in folder.rglob("*")
-            if path.suffix.lower() in _SUFFIXES and not path.name.startswith((".", "dataset_", "state."))
+            if path.suffix.lower() in _SUFFIXES
+            and not path.name.startswith(("dataset_", "state."))
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         )
     except OSError as error:  # changed while it was looked through, or no business of this user
         raise PhoenixError(f"{folder} cannot be read whole ({error}): give a folder of your data alone") from None

@@ -57,6 +57,13 @@ def load_sweep(path: Path) -> Sweep:
     sweep = build_settings(Sweep, {str(key): value for key, value in read_yaml(path).items()})
     if not sweep.arms and not sweep.grid:
         raise PhoenixError(f"{path} varies nothing: give it arms or a grid")
+    if empty := next((key for key, values in sweep.grid.items() if not values), None):
+        raise PhoenixError(
+            f"{path}: grid.{empty} has no value, so there would be no arm: give it some, or leave it out"
+        )
+    for arm, changes in sweep.arms.items():
+        if not isinstance(seeds := changes.get("seeds", []), list) or not all(type(seed) is int for seed in seeds):
+            raise PhoenixError(f"{path}: arm {arm!r} has seeds {seeds!r}: give a list of whole numbers, such as [1, 2]")
     choose("stage", sweep.until, pipeline.RUN_STAGES)
     for stage in sweep.seeded:
         choose("stage", stage, pipeline.RUN_STAGES)

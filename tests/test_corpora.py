@@ -123,10 +123,61 @@ def test_system_text_moves_into_a_preference_prompt(tmp_path):
     raw = [
         {"chosen": system + TALK, "rejected": system + WORSE},
         {"system": "Be brief.", "question": ASK, "chosen": REPLY, "rejected": "Dog."},
+        {"system_prompt": "Be brief.", "prompt": ASK, "chosen": TALK, "rejected": WORSE},
+        {"prompt": ASK, "chosen": system + TALK, "rejected": WORSE},
     ]
     rows = list(corpora.read_preferences(save(tmp_path / "p.jsonl", raw)))
-    assert [row["prompt"] for row in rows] == ["Be brief.\n\n" + ASK] * 2
+    assert [row["prompt"] for row in rows] == ["Be brief.\n\n" + ASK] * 4
     assert rows[0]["chosen"][0] == {"role": "user", "content": "Be brief.\n\n" + ASK}
+
+
+def test_a_system_column_becomes_the_first_message_of_a_conversation(tmp_path):
+    system = {"role": "system", "content": "Be brief."}
+    raw = [
+        {"system": "Be brief.", "prompt": ASK, "response": REPLY},
+        {"system_prompt": "Be brief.", **CHAT_ROWS["sharegpt"]},
+        {"system": "Be loud.", "messages": [system, *TALK]},
+        {"system": " ", "messages": [system, *TALK]},
+    ]
+    rows = corpora.read_chat(save(tmp_path / "c.jsonl", raw))
+    assert [row["messages"] for row in rows] == [[system, *TALK]] * 4
+
+
+def test_answers_to_different_prompts_are_no_pair(tmp_path):
+    other = [{"role": "user", "content": "Name a town."}, {"role": "assistant", "content": "Bonn."}]
+    pairs = [
+        PREFERENCE_ROWS["texts"],
+        {"chosen": TALK, "rejected": other},
+        {"prompt": ASK, "chosen": TALK, "rejected": other},
+    ]
+    skipped = Counter()
+    assert len(list(corpora.read_preferences(save(tmp_path / "p.jsonl", pairs), skipped=skipped))) == 1
+    assert skipped == {"the two answers are to different prompts": 2}
+
+
+def test_messages_as_python_writes_them_are_no_answer(tmp_path):
+    """pandas writes a column of lists into a CSV file as Python source text."""
+    path = save(tmp_path / "p.csv", [{"prompt": ASK, "chosen": str(TALK), "rejected": str(WORSE)}])
+    with pytest.raises(PhoenixError, match="messages as Python text, not as JSON.*json.dumps"):
+        list(corpora.read_preferences(path))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("prompt,completion\nThe answer is, well, yes,no\n", "row 1, has more cells than the header"),
+        ("prompt,completion,completion\na,b,c\n", "two columns named 'completion'"),
+    ],
+)
+def test_a_table_that_would_lose_cells_is_refused(tmp_path, text, words):
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(PhoenixError, match=words):
+        list(corpora.read_chat(str(tmp_path / "c.csv")))
+
+
+def test_true_is_no_id(tmp_path):
+    first, second = corpora.read_chat(save(tmp_path / "c.jsonl", [{"id": True, **CHAT_ROWS["alpaca"]}] * 2))
+    assert first["prompt_id"] != second["prompt_id"] and "True" not in first["prompt_id"]
 
 
 def test_empty_turns_and_odd_roles_stay_for_the_filters(tmp_path):
@@ -195,7 +246,8 @@ def test_folder_takes_its_training_split(tmp_path):
 
 
 def test_folder_without_splits_is_read_whole(tmp_path):
-    for name in ("b.jsonl", "a.csv"):
+    (tmp_path / ".ipynb_checkpoints").mkdir()  # Jupyter's copy of a file that somebody looked at
+    for name in ("b.jsonl", "a.csv", ".ipynb_checkpoints/b-checkpoint.jsonl"):
         save(tmp_path / name, [{**CHAT_ROWS["alpaca"], "id": name}])
     assert [row["prompt_id"] for row in corpora.read_chat(str(tmp_path))] == ["a.csv", "b.jsonl"]
 

@@ -77,6 +77,27 @@ def test_two_orders_that_contradict_each_other_are_no_win():
     assert (told["missing"], told["asked"]) == (1, 3)
 
 
+def test_a_question_with_one_order_read_is_no_win():
+    """A judge that always takes the answer shown first would otherwise win every question for one model."""
+    about = {"earlier": "a", "later": "b", "category": "math", "longer": 0, "why": ""}
+    half = [
+        {**about, "question_id": str(n), "model": model, "score": 1.0 if model == "b" else None}
+        for n in range(20)
+        for model in "ab"
+    ]
+    told = judged.preferences(half)
+    assert told["wins"] == {} and told["first"]["value"] is None and told["missing"] == 20
+    assert judged.preferences([row for row in half if row["model"] == "b"])["wins"]["b-a"]["value"] == 1  # asked once
+
+
+def test_a_category_called_like_a_column_of_ours_keeps_both():
+    rows = [
+        {**row("a", str(n), score), "category": name} for n, (score, name) in enumerate([(1, "average"), (10, "x")])
+    ]
+    told = judged.score_tables(rows)["a"]
+    assert told["average"]["value"] == 5.5 and told["category average"]["value"] == 1
+
+
 def test_the_most_surprising_question_is_the_one_that_moved_unlike_the_others():
     rows = [row("a", str(n), n + 1) for n in range(9)]
     changed = rows + [row("b", str(n), n + 1 + (3 if n == 4 else 0)) for n in range(9)]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.evaluation.settings import EvaluationSettings
 from phoenix_utils.pipeline import RUN_STAGES, parse_overrides, settings_models
 from phoenix_utils.profile import build_settings, find_profile, load_profile, parse_override, shipped_profiles
 from phoenix_utils.sft import SftSettings
@@ -62,6 +63,10 @@ def test_an_hour_of_the_machine_costs_what_its_gpus_cost_unless_the_stage_says_o
         ("sft: 3\n", "sft is 3; a section of settings is wanted"),
         ("hardware:\n  gpu_count: 1\n", "unknown key 'hardware.gpu_count'"),
         ("sft: [\n", "not valid YAML at line"),
+        ("seed: 1\nlanguage: nl\nseed: 2\n", "has 'seed' again at line 3: keep one"),
+        ("sft:\n  lora_r: 8\n  lora_r: 4\n", "has 'lora_r' again at line 3"),
+        ("sft:\n  learning_rate: .inf\n", "sft.learning_rate is inf.*finite"),
+        ("sft:\n  learning_rate: .nan\n", "sft.learning_rate is nan.*finite"),
         ("", "is empty"),
         ("- a\n- b\n", "not a set of keys"),
     ],
@@ -83,6 +88,11 @@ def test_an_override_is_read_as_the_type_of_its_setting():
     assert parse_override(SftSettings, "learning_rate", "2e-4") == 2e-4
     assert parse_override(SftSettings, "language", "no") == "no"
     assert parse_override(SftSettings, "redo", "true") is True
+    assert parse_override(EvaluationSettings, "judge_prices", "0.15, 0.6") == [0.15, 0.6]
+    with pytest.raises(PhoenixError, match="judge_prices is 'dear,0.6'"):
+        parse_override(EvaluationSettings, "judge_prices", "dear,0.6")
+    with pytest.raises(PhoenixError, match="judge_prices.0 is -1"):
+        build_settings(EvaluationSettings, {"judge_prices": [-1.0, 0.0]})
     with pytest.raises(PhoenixError, match="sft.learning_rate is 'fast'"):
         parse_override(SftSettings, "learning_rate", "fast", "sft.")
     with pytest.raises(PhoenixError, match="finite"):

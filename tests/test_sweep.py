@@ -42,6 +42,8 @@ def cells_of(path: Path, out: Path) -> list[sweep_cells.Cell]:
         ({"arms": {"bold": {"model": "stf"}}}, "unknown model 'stf'"),
         ({"until": "dop"}, "unknown stage 'dop'"),
         ({"profile": "minni"}, "unknown profile 'minni'"),
+        ({"arms": {"bold": {"seeds": 3}}}, r"arm 'bold' has seeds 3: give a list of whole numbers"),
+        ({"arms": None, "grid": {"sft.lora_r": []}}, "grid.sft.lora_r has no value"),
     ],
 )
 def test_a_bad_file_is_one_sentence_before_anything_runs(tmp_path, changes, sentence):

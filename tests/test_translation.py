@@ -32,6 +32,7 @@ from phoenix_utils.translation import (
     stage_inputs,
     translate_texts,
 )
+from phoenix_utils.translation.report import translation_summary
 
 # The package hands `translate` functions on, so the module itself is asked for by name.
 rows_module = importlib.import_module("phoenix_utils.translation.rows")
@@ -116,6 +117,17 @@ def test_rows_come_back_in_order_with_structure_and_audit(sources):
     assert pair["prompt"] == "SAY HELLO." and pair["rejected"][1]["content"] == "NO."
     assert pair["chosen"][0] == {"role": "user", "content": "SAY HELLO."}
     assert pair["prompt_source"] == "Say hello." and pair["chosen_source"][-1]["content"] == "Hello."
+
+
+def test_rows_that_cannot_be_used_are_counted_with_their_reasons(sources):
+    with open(sources["chat"], "a") as file:
+        file.write("\n" + json.dumps({"messages": [{"role": "tool", "content": "x"}]}) + "\n")
+    folder = translate(sources, Upper())
+    manifest = read_json(folder / "manifest.json")
+    assert manifest["counts"]["chat_rows"] == 2 and manifest["counts"]["chat_rows_unusable"] == 1
+    assert manifest["notes"]["chat_rows_unusable"] == {"unknown role 'tool'": 1}
+    assert "preferences_rows_unusable" not in manifest["counts"] | manifest["notes"]
+    assert translation_summary(folder)["rows of the corpora that cannot be used"] == 1
 
 
 def test_a_price_is_counted_and_does_not_make_another_run_of_it(sources):
@@ -254,6 +266,16 @@ def test_a_damaged_store_is_one_sentence(tmp_path):
     (tmp_path / "segments.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(PhoenixError, match="segments.sqlite is damaged"):
         SegmentStore(tmp_path / "segments.sqlite")
+
+
+@pytest.mark.parametrize("damage", ["x'ff00'", "7", "'other'"])
+def test_a_damaged_segment_is_asked_for_again(tmp_path, damage):
+    with SegmentStore(tmp_path / "segments.sqlite") as store:
+        store.add(["one", "two"])
+        store.connection.execute(f"UPDATE segments SET text = {damage} WHERE id = 1")
+        store.drop_damaged()
+        store.add(["one", "two"])
+        assert sorted(text for part in store.pending(8) for text in part) == ["one", "two"]
 
 
 def test_a_damaged_index_of_the_store_hides_no_text(tmp_path):

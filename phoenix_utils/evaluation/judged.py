@@ -46,7 +46,8 @@ def score_tables(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, Any]]]:
     for model, own in _grouped(rows, "model").items():
         cells = {"average": own}
         cells |= {f"turn {turn + 1}": part for turn, part in sorted(_grouped(own, "turn").items())}
-        cells |= dict(sorted(_grouped(own, "category").items()))
+        for category, part in sorted(_grouped(own, "category").items()):
+            cells[f"category {category}" if category in cells else category] = part
         tables[model] = {name: _cell(part) for name, part in cells.items()}
     return tables
 
@@ -88,12 +89,15 @@ def preferences(rows: Sequence[dict], seed: int = 0) -> dict[str, Any]:
 
     Returns "wins": {"later-earlier": interval of the later model's share of points, a tie being half}; "first": share
     of points that went to the answer shown first (0.5 is fair); "consistent": share of questions whose two orders
-    agree; "longer": share of decided verdicts for the longer answer; "missing" and "asked".
+    agree; "longer": share of decided verdicts for the longer answer; "missing" and "asked". A question of which only
+    one of two orders got a verdict is in none of the first three: its point could be one for the place.
     """
     read = [row for row in rows if row["score"] is not None]
     wins: dict[str, list[float]] = defaultdict(list)
     agree, first = [], []
-    for group in _grouped(read, "question_id", "earlier", "later").values():
+    for group in _grouped(rows, "question_id", "earlier", "later").values():
+        if any(row["score"] is None for row in group):
+            continue
         later, earlier = group[0]["later"], group[0]["earlier"]
         points = [row["score"] if row["model"] == later else 1 - row["score"] for row in group]
         wins[f"{later}-{earlier}"].append(sum(points) / len(points))

@@ -1,6 +1,6 @@
 """Settings of the evaluation stage; the defaults are the `mini` profile's values."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -59,7 +59,7 @@ class EvaluationSettings(StageSettings):
         None, description="address of the judge's server with its /v1; null loads a hub id here, or asks OpenAI"
     )
     judge_concurrency: int = Field(8, ge=1, description="requests to the judge at once")
-    judge_prices: list[float] = Field(
+    judge_prices: list[Annotated[float, Field(ge=0)]] = Field(
         [0.0, 0.0], min_length=2, max_length=2, description="price of a million tokens read, and of a million written"
     )
     judge_budget: float | None = Field(None, ge=0, description="most that judging may cost, null for no cap")

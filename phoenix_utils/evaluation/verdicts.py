@@ -294,6 +294,8 @@ def _plain(reply: str) -> str:
     text = re.sub(r"<think>.*?(?:</think>|\Z)|<!--.{0,5000}?-->|~~.{0,5000}?~~", " ", reply, flags=re.S | re.I)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
+    for start, end, _ in [*_json_objects(text)][::-1]:  # which are read by their keys, or not at all
+        text = f"{text[:start]} {text[end:]}"
     text = re.sub(r"\\(?=[\[\]])", "", text)
     text = re.sub(r"</t[hd]>\s*<td>", ": ", text)
     text = re.sub(rf"<({_WHOLE}|{_PLAIN})>", r"\n\1: ", text, flags=re.I)
@@ -304,20 +306,27 @@ def _plain(reply: str) -> str:
 
 def _json_marks(reply: str) -> list:
     """Scores in JSON objects: under a key for the whole at any depth, or else under one that means a score."""
-    text, decoder, place = re.sub(r"<think>.*?(?:</think>|\Z)", " ", reply, flags=re.S | re.I), json.JSONDecoder(), 0
-    text = text[-LONGEST:]
+    text = re.sub(r"<think>.*?(?:</think>|\Z)", " ", reply, flags=re.S | re.I)
     named: dict[str, list] = {_WHOLE: [], _PLAIN: []}
-    while (place := text.find("{", place)) >= 0:
-        try:
-            value, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            place += 1
-            continue
+    for _, _, value in _json_objects(text[-LONGEST:]):
         for key, field in _fields(value):
             for kind, marks in named.items():
                 if re.fullmatch(kind, key, re.I) and (mark := re.fullmatch(_MARK, f"{field}", re.I)):
                     marks.append(_Mark(mark))
     return named[_WHOLE] or named[_PLAIN]
+
+
+def _json_objects(text: str) -> Iterator[tuple[int, int, object]]:
+    """Start, end and value of each JSON object in a text."""
+    decoder, place = json.JSONDecoder(), 0
+    while (place := text.find("{", place)) >= 0:
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            place += 1
+            continue
+        yield place, end, value
+        place = end
 
 
 def _fields(value: object) -> Iterator[tuple[str, object]]:

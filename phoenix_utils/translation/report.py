@@ -64,7 +64,9 @@ def translation_summary(folder: Path) -> dict[str, float | int]:
     counts = manifest["counts"]
     segments = segment_rows(folder)
     attempts = Counter(segment["attempt"] for segment in segments if not segment["fault"])
+    unusable = sum(counts.get(f"{kind}_rows_unusable", 0) for kind in ("chat", "preferences"))
     return {
+        **({"rows of the corpora that cannot be used": unusable} if unusable else {}),
         "conversations": counts["chat_rows"],
         "preference pairs": counts["preferences_rows"],
         "rows without a failed segment": counts["rows_good"],

@@ -7,6 +7,7 @@ references are a machine's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -17,9 +18,12 @@ from phoenix_utils.translation.settings import TranslationSettings
 
 
 class Table(NamedTuple):
-    """A corpus: its rows with the texts of each by name, how a translated row looks, and its schema."""
+    """A corpus: its rows with the texts of each by name, how a translated row looks, and its schema.
 
-    rows: Callable[[TranslationSettings], Iterator[tuple[dict, dict[str, str]]]]
+    `rows` takes the settings and, to count rows that cannot be used by their reason, a Counter.
+    """
+
+    rows: Callable[..., Iterator[tuple[dict, dict[str, str]]]]
     finish: Callable[[dict, dict[str, str]], dict]
     schema: pa.Schema
 
@@ -29,23 +33,31 @@ def tables_of(settings: TranslationSettings) -> dict[str, Table]:
     return _CORPORA | _HELD_OUT if settings.translates_held_out else _CORPORA
 
 
-def _chat_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
-    yield from map(_with_messages, corpora.read_chat(settings.chat, settings.max_rows))
+def _chat_rows(settings: TranslationSettings, skipped: Counter | None = None) -> Iterator[tuple[dict, dict[str, str]]]:
+    yield from map(_with_messages, corpora.read_chat(settings.chat, settings.max_rows, skipped))
 
 
-def _preference_rows(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
-    yield from map(_with_answers, corpora.read_preferences(settings.preferences, settings.max_rows))
+def _preference_rows(
+    settings: TranslationSettings, skipped: Counter | None = None
+) -> Iterator[tuple[dict, dict[str, str]]]:
+    yield from map(_with_answers, corpora.read_preferences(settings.preferences, settings.max_rows, skipped))
 
 
-def _held_out_chat(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
+def _held_out_chat(
+    settings: TranslationSettings, skipped: Counter | None = None
+) -> Iterator[tuple[dict, dict[str, str]]]:
     yield from map(_with_messages, corpora.spread(corpora.held_out_chat("en"), settings.held_out_rows))
 
 
-def _held_out_preferences(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
+def _held_out_preferences(
+    settings: TranslationSettings, skipped: Counter | None = None
+) -> Iterator[tuple[dict, dict[str, str]]]:
     yield from map(_with_answers, corpora.spread(corpora.held_out_preferences("en"), settings.held_out_rows))
 
 
-def _held_out_questions(settings: TranslationSettings) -> Iterator[tuple[dict, dict[str, str]]]:
+def _held_out_questions(
+    settings: TranslationSettings, skipped: Counter | None = None
+) -> Iterator[tuple[dict, dict[str, str]]]:
     for row in corpora.spread(corpora.questions("en"), settings.held_out_rows):
         yield row, {f"{name}{place}": text for name in ("turns", "reference") for place, text in enumerate(row[name])}
 

@@ -52,6 +52,11 @@ def _columns(done: Translation) -> tuple[str, str, float, str, str]:
     return done.text, done.finish_reason, float(done.mean_logprob), done.attempt, done.fault
 
 
+def _is_sound(key: bytes, text: object, length: int) -> bool:
+    """Whether a segment is what was written under its key; a damaged file may hold bytes or a number for the text."""
+    return isinstance(text, str) and key == segment_key(text) and length == len(text)
+
+
 def _checksum(columns: Sequence[object]) -> int:
     return zlib.crc32(repr(tuple(columns)).encode("utf-8", "surrogatepass"))
 
@@ -99,7 +104,7 @@ class SegmentStore:
         """Forget each segment and each translation that is not what was written, so that it is asked for again."""
         execute = self.connection.execute
         texts = execute("SELECT id, key, text, length FROM segments")
-        spoilt = [(id,) for id, key, text, length in texts if key != segment_key(text) or length != len(text)]
+        spoilt = [(id,) for id, key, text, length in texts if not _is_sound(key, text, length)]
         found = execute(f"SELECT id, {_STORED} FROM done")
         wrong = [(id,) for id, *columns, checksum in found if checksum != _checksum(columns)]
         with self.connection:

@@ -8,6 +8,7 @@ translated once.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -118,7 +119,9 @@ def run(settings: TranslationSettings, translator: Translator | None = None) -> 
             return stage.folder
         with SegmentStore(stage.folder / STORE, translator_fingerprint(settings)) as store:
             store.drop_damaged()
-            _collect(store, settings)
+            for kind, skipped in _collect(store, settings).items():
+                stage.count(f"{kind}_rows_unusable", skipped.total())
+                stage.note(f"{kind}_rows_unusable", dict(skipped.most_common()))
             reused = store.reuse(_stores_beside(stage.folder))
             stage.count("segments_reused", reused)
             if reused:
@@ -137,12 +140,18 @@ def run(settings: TranslationSettings, translator: Translator | None = None) -> 
     return stage.folder
 
 
-def _collect(store: SegmentStore, settings: TranslationSettings) -> None:
-    for table in tables_of(settings).values():
-        rows = table.rows(settings)
+def _collect(store: SegmentStore, settings: TranslationSettings) -> dict[str, Counter]:
+    """Put every segment of the corpora into the store; rows that cannot be used by table and reason, where any are."""
+    unusable = {}
+    for kind, table in tables_of(settings).items():
+        skipped = Counter()
+        rows = table.rows(settings, skipped)
         while window := list(islice(rows, ROWS_AT_ONCE)):
             texts = (text for _, parts in window for text in parts.values())
             store.add(segment.source for text in texts for segment in _split(text, settings).segments)
+        if skipped:
+            unusable[kind] = skipped
+    return unusable
 
 
 def translator_fingerprint(settings: TranslationSettings) -> str:
