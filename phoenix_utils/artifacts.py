@@ -138,8 +138,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_json(path)
     kinds = {"status": str, "settings": dict, "inputs": dict, "outputs": dict, "counts": dict, "notes": dict}
     whole = isinstance(manifest, dict) and all(isinstance(manifest.get(key), kind) for key, kind in kinds.items())
-    products = manifest["outputs"].values() if whole else ()
-    if not whole or not all(isinstance(product, dict) and "sha256" in product for product in products):
+    products = manifest["outputs"] if whole else {}
+    # Damaged products are moved, and a manifest may come from anybody: they lie in the stage's folder.
+    inside = all(not Path(name).anchor and ".." not in Path(name).parts for name in products)
+    if not (whole and inside and all(isinstance(of, dict) and "sha256" in of for of in products.values())):
         raise PhoenixError(f"{path} is damaged (no manifest): move that stage's folder away and run again")
     return manifest
 
@@ -172,7 +174,7 @@ def check_products(path: Path) -> None:
     folder = next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
     if folder is None:
         return
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_manifest(folder / "manifest.json")
     if manifest["status"] != "complete":
         raise PhoenixError(f"{folder} is not finished: run that stage first")
     if names := damaged_products(folder, manifest, path):

@@ -89,8 +89,9 @@ def check_measured(source: Source) -> None:
     """Raise PhoenixError unless evaluation and training data are those of the weights that would be released."""
     evaluation, stage = source.manifests["evaluation"], source.stage
     again = f"run `phoenix evaluation PROFILE --redo --out {source.run_dir}`"
-    if stage not in evaluation["settings"]["models"]:
-        measured = ", ".join(evaluation["settings"]["models"])
+    models = evaluation["settings"].get("models", [])
+    if stage not in models:
+        measured = ", ".join(models) or "nothing"
         raise PhoenixError(f"the evaluation of {source.run_dir} measured {measured} and not {stage}: {again}")
     now = artifacts.describe_inputs({stage: source.trained})[stage]
     if evaluation["inputs"].get(stage) != now:

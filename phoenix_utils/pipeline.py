@@ -159,7 +159,7 @@ def _check_inputs(plan: Plan) -> None:
         return
     for name in RUN_STAGES[: RUN_STAGES.index(plan.stages[0])]:
         manifest = stage_path(str(plan.run_dir), name) / "manifest.json"
-        if not manifest.is_file() or artifacts.read_json(manifest)["status"] != "complete":
+        if not manifest.is_file() or artifacts.read_manifest(manifest)["status"] != "complete":
             raise PhoenixError(
                 f"{plan.stages[0]} needs {name}, which is not finished in {plan.run_dir}: run it first, "
                 "or leave out --from and --only"
@@ -230,7 +230,7 @@ def execute_stage(
             if sentence := machine_trouble(error, target):
                 raise PhoenixError(sentence) from error
             raise
-    manifest = artifacts.read_json(stage_path(settings.run_dir, name) / "manifest.json")
+    manifest = artifacts.read_manifest(stage_path(settings.run_dir, name) / "manifest.json")
     counts = ", ".join(f"{key} {number:,}" for key, number in manifest["counts"].items())
     say(f"{STAGE_FOLDERS[name]}  done in {time.monotonic() - started:.0f} s  ({counts})")
 

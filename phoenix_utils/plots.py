@@ -109,7 +109,7 @@ def words(figure: "Figure") -> str:
             f"Upwards: {up}" if up else "",
             f"Series: {', '.join(dict.fromkeys(series))}" if series else "",
         ]
-    return ". ".join(" ".join(part.split()).rstrip(".") for part in parts if part)
+    return ". ".join(" ".join(part.split()).rstrip(".") for part in parts if part).replace(r"\$", "$")
 
 
 def colour(name: str, position: int = 0) -> str:
@@ -131,6 +131,11 @@ def detached_figure(width: float = 7.0, height: float = 3.6) -> "Figure":
 
     use_style()
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _no_formula(text: str) -> str:
+    """The text for matplotlib, which would set what stands between two dollar signs as a formula, or fail at it."""
+    return text.replace("$", r"\$")
 
 
 def bars(
@@ -166,7 +171,7 @@ def bars(
         written = f"{value:.0%}" if share else f"{value:,.{digits}f}"
         ax.annotate(written, (end, row), xytext=(6, 0), textcoords="offset points", va="center")
         edge = max(edge, end)
-    ax.set_yticks(range(len(values)), list(values))
+    ax.set_yticks(range(len(values)), map(_no_formula, values))
     ax.set_ylim(max(len(values), 1) - 0.5, -0.5)  # from top to bottom, with room for rows without a bar
     ax.grid(axis="y", visible=False)
     if share:
@@ -175,7 +180,7 @@ def bars(
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
     elif edge > 0:
         ax.set_xlim(right=edge * 1.16)  # room for the written value
-    ax.set(title=title, xlabel=label)
+    ax.set(title=_no_formula(title), xlabel=label)
     return ax
 
 
@@ -203,10 +208,10 @@ def intervals(
     if share:
         ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+.0f}" if x else "0")
     ax.axvline(0, color=INK, linewidth=1)
-    ax.set_yticks(range(len(values)), list(values))
+    ax.set_yticks(range(len(values)), map(_no_formula, values))
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
-    ax.set(title=title, xlabel=label)
+    ax.set(title=_no_formula(title), xlabel=label)
     return ax
 
 

@@ -137,4 +137,4 @@ def seconds_saved(cells: list[Cell]) -> float:
 
 def _stage_seconds(cell: Cell, stage: str) -> float:
     manifest = artifacts.stage_path(str(cell.plan.run_dir), stage) / "manifest.json"
-    return artifacts.read_json(manifest)["seconds"] if manifest.is_file() else 0.0
+    return artifacts.read_manifest(manifest).get("seconds", 0.0) if manifest.is_file() else 0.0

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from phoenix_utils import chat
-from phoenix_utils.artifacts import read_json, resolve_run_dir, stage_path
+from phoenix_utils.artifacts import read_manifest, resolve_run_dir, stage_path
 from phoenix_utils.decoding import GenerationParams
 from phoenix_utils.errors import PhoenixError, printable
 from phoenix_utils.evaluation.contenders import OF_THE_RUN, Contenders
@@ -119,7 +119,7 @@ def open_run(
         except PhoenixError:
             if names is not None:
                 raise
-    settings = read_json(manifest)["settings"]
+    settings = read_manifest(manifest)["settings"]
     contenders = Contenders(
         settings["model"],
         (settings["source_language"], settings["language"]),

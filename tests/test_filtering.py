@@ -584,7 +584,8 @@ def test_translator_scores_are_those_of_the_runs_own_translator(tmp_path, trimme
     made = {"model": str(trimmed_model_dir), "adapter": "none", "engine": "transformers", "load_in_4bit": False,
             "batch_tokens": 4096, "num_gpus": 1}  # fmt: skip
     manifest = artifacts.stage_path(limits.run_dir, "translation") / "manifest.json"
-    artifacts.write_json(manifest, {"status": "complete", "settings": made, "outputs": {}})
+    told = {"status": "complete", "settings": made, "inputs": {}, "outputs": {}, "counts": {}, "notes": {}}
+    artifacts.write_json(manifest, told)
     run(limits, count_tokens)
     line = next(line for line in read(limits, "scores") if line["forward"] is not None)
     engine = scoring.open_translator(limits, scoring.run_translator(limits))

@@ -17,6 +17,7 @@ from phoenix_utils import (
     models,
     notebooks,
     pairs,
+    pipeline,
     profile,
     sources,
     strict_json,
@@ -29,6 +30,7 @@ from phoenix_utils.evaluation import form, judge_prompts, verdicts
 from phoenix_utils.evaluation.kept import Kept
 from phoenix_utils.evaluation.settings import EvaluationSettings
 from phoenix_utils.filtering import content, wording
+from phoenix_utils.filtering.explain import explain
 from phoenix_utils.paths import expanded
 from phoenix_utils.sft.settings import SftSettings
 from phoenix_utils.sweep_cells import load_sweep
@@ -106,6 +108,37 @@ def test_a_manifest_that_is_none_is_one_sentence(tmp_path, manifest):
         artifacts.is_current("sft", settings, {})
     with pytest.raises(PhoenixError, match="is damaged"), artifacts.open_stage("sft", settings, {}):
         pass
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "null", '{"status": "complete"}'])
+def test_whoever_reads_a_manifest_that_is_none_says_so(tmp_path, manifest):
+    folder = tmp_path / "02_filtering"
+    for place in (folder, tmp_path / "01_translation"):
+        place.mkdir()
+        for name, text in {"manifest.json": manifest, "rejected.parquet": "", "chat.parquet": ""}.items():
+            (place / name).write_text(text)
+    for read in (
+        lambda: artifacts.describe_inputs({"chat": folder / "chat.parquet"}),
+        lambda: pipeline.make_plan("mini", [], str(tmp_path), start="filtering"),
+        lambda: explain(str(tmp_path), "x"),
+    ):
+        with pytest.raises(PhoenixError, match="is damaged .no manifest"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["../../mine.txt", "/etc/passwd"])
+def test_a_manifest_names_no_file_outside_its_stage(tmp_path, name):
+    """Damaged products are moved aside, so such a name took a file out of its place."""
+    folder = tmp_path / "03_sft"
+    folder.mkdir()
+    (tmp_path.parent / "mine.txt").write_text("precious")
+    told = {key: {} for key in ("settings", "inputs", "counts", "notes")}
+    told |= {"status": "complete", "checksum": "", "outputs": {name: {"sha256": "0"}}}
+    (folder / "manifest.json").write_text(json.dumps(told))
+    settings = SftSettings(run_dir=str(tmp_path))
+    with pytest.raises(PhoenixError, match="is damaged"), artifacts.open_stage("sft", settings, {}):
+        pass
+    assert (tmp_path.parent / "mine.txt").read_text() == "precious"
 
 
 def test_damaged_lines_are_one_sentence_and_damaged_answers_are_asked_for_again(tmp_path):

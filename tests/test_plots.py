@@ -84,6 +84,13 @@ def test_data_uri_is_whole_and_repeatable():
     assert drawn() == first
 
 
+@pytest.mark.parametrize("name", ["$\\frac$", "a $x_{$ b", "5 $ or 6 $"])
+@pytest.mark.parametrize("draw", [plots.bars, plots.intervals])
+def test_dollar_signs_in_a_name_are_no_formula(draw, name):
+    ax = draw({name: Interval(0.5, 0.4, 0.6, 10)}, title=name)
+    assert b"<svg" in base64.b64decode(plots.data_uri(ax.figure).partition(",")[2]) and name in plots.words(ax.figure)
+
+
 def test_importing_the_module_does_not_load_matplotlib():
     code = "import sys, phoenix_utils.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

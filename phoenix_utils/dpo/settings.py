@@ -82,7 +82,7 @@ def stage_inputs(settings: DpoSettings) -> dict[str, Path | str]:
 def sft_fingerprint(run_dir: str) -> str:
     """Hash of the weights that the SFT stage of a run has left, taken from its manifest."""
     folder = artifacts.stage_path(run_dir, "sft")
-    manifest = artifacts.read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    manifest = artifacts.read_manifest(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
     if manifest.get("status") != "complete":
         raise PhoenixError(f"the SFT stage in {folder} is not finished: run it first")
     artifacts.check_products(folder)

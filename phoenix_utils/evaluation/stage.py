@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from phoenix_utils import corpora, hardware, training
-from phoenix_utils.artifacts import StageRun, open_stage, read_json, stage_path, write_atomic, write_json
+from phoenix_utils.artifacts import StageRun, open_stage, read_manifest, stage_path, write_atomic, write_json
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.engines import GenerationParams
 from phoenix_utils.errors import PhoenixError
@@ -221,7 +221,7 @@ def trained_in_4_bit(settings: EvaluationSettings) -> bool:
 
 def _trained_with(settings: EvaluationSettings, stage: str) -> dict:
     manifest = stage_path(settings.run_dir, stage) / "manifest.json"
-    return read_json(manifest)["settings"] if manifest.is_file() else {}
+    return read_manifest(manifest)["settings"] if manifest.is_file() else {}
 
 
 class _Growing:

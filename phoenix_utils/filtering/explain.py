@@ -6,6 +6,7 @@ from phoenix_utils import artifacts, tables
 from phoenix_utils.errors import PhoenixError, printable
 from phoenix_utils.filtering.rules import findings, parts
 from phoenix_utils.filtering.settings import RULES, FilteringSettings, stage_inputs
+from phoenix_utils.profile import build_settings
 
 
 def explain(run_dir: str, prompt_id: str, width: int = 300) -> str:
@@ -19,8 +20,8 @@ def explain(run_dir: str, prompt_id: str, width: int = 300) -> str:
     folder = artifacts.stage_path(run_dir, "filtering")
     if not (folder / "rejected.parquet").is_file():
         raise PhoenixError(f"{folder} has no rejected.parquet: filter the run first, with `phoenix filtering`")
-    stored = artifacts.read_json(folder / "manifest.json")["settings"]
-    settings = FilteringSettings(**{**stored, "run_dir": str(run_dir)})
+    stored = artifacts.read_manifest(folder / "manifest.json")["settings"]
+    settings = build_settings(FilteringSettings, {**stored, "run_dir": str(run_dir)}, "filtering.")
     found = []
     for row in tables.read_rows(folder / "rejected.parquet"):
         if row["prompt_id"] == prompt_id:

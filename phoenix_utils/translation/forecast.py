@@ -111,7 +111,7 @@ def _measured(settings: TranslationSettings) -> float | None:
     path = artifacts.stage_path(settings.run_dir, "translation") / "manifest.json"
     if not path.is_file():
         return None
-    manifest = artifacts.read_json(path)
+    manifest = artifacts.read_manifest(path)
     asked = settings.fingerprint_values()
     same = all(manifest["settings"].get(name) == asked[name] for name in ("model", "engine"))
     engine = manifest["notes"].get("engine", "")

@@ -6,7 +6,7 @@ import html
 from collections import Counter
 from pathlib import Path
 
-from phoenix_utils.artifacts import read_json
+from phoenix_utils.artifacts import read_manifest
 from phoenix_utils.html_table import html_table
 from phoenix_utils.tables import read_rows
 from phoenix_utils.translation.protect import protected_spans
@@ -60,7 +60,7 @@ def translation_summary(folder: Path) -> dict[str, float | int]:
 
     `characters_per_second` leaves out what an earlier, interrupted attempt or a run beside it had translated.
     """
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_manifest(folder / "manifest.json")
     counts = manifest["counts"]
     segments = segment_rows(folder)
     attempts = Counter(segment["attempt"] for segment in segments if not segment["fault"])
