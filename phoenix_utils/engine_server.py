@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import email.utils
 import math
-import os
 import random
 import re
 import threading
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from phoenix_utils import decoding, strict_json
+from phoenix_utils import decoding, servers, strict_json
 from phoenix_utils.decoding import Completion, GenerationParams, OnBatch
 from phoenix_utils.engine_inputs import ChatPrompts, adds_bos, common_prefix, encode_prompts, refuse_beams
 from phoenix_utils.errors import RESUMES, PhoenixError
@@ -28,6 +27,10 @@ Result = TypeVar("Result")
 FIRST_WAIT, LONGEST_WAIT = 0.5, 120.0
 # How servers say that they do not know a field or the form of a prompt.
 _NOT_UNDERSTOOD = (400, 422)
+_PROXY = (
+    "cannot be asked through the proxy that the environment names: set ALL_PROXY, HTTP_PROXY and HTTPS_PROXY to "
+    "addresses that begin with http://, or unset them; NO_PROXY is for hosts without one"
+)
 
 
 class Pace:
@@ -72,23 +75,26 @@ class ServerEngine(ChatPrompts):
         retries: int = 6,
         requests_per_minute: float | None = None,
     ):
-        if not re.fullmatch(r"https?://[^\s@]+", base_url or ""):
+        if not servers.is_address(base_url or ""):
             raise PhoenixError(
                 f"base_url is {base_url!r}, but the server engine needs the server's address with its /v1 and without "
-                "a password, for example http://localhost:8000/v1"
+                f"a password, {servers.EXAMPLE}"
             )
         self.url, self.model, self.tokenizer = base_url.rstrip("/"), model, tokenizer
         self.concurrency, self.retries, self.pace = concurrency, retries, Pace(requests_per_minute)
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        self._key = servers.key()
         # Token ids leave nothing to a server's idea of special tokens, and every other field is written out because
         # vLLM takes what a request leaves open from the model's generation config. A server that does not understand
         # them is asked in the plain words of OpenAI's own interface.
         self._plain = False
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx.Timeout(timeout, connect=min(10.0, timeout)),
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-        )
+        try:
+            self._client = httpx.Client(
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                timeout=httpx.Timeout(timeout, connect=min(10.0, timeout)),
+                limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL):  # only the environment's words for proxies are left
+            raise self._error(_PROXY) from None
 
     def generate(
         self, prompts: Sequence[str], params: GenerationParams, on_batch: OnBatch | None = None
@@ -133,9 +139,10 @@ class ServerEngine(ChatPrompts):
         """How many tokens the served model reads, where the server tells (vLLM's does)."""
         try:
             served = strict_json.loads(self._client.get(f"{self.url}/models").text)["data"]
-            return next((m["max_model_len"] for m in served if m["id"] == self.model and "max_model_len" in m), None)
+            told = next((m["max_model_len"] for m in served if m["id"] == self.model and "max_model_len" in m), None)
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
+        return told if type(told) is int and told > 0 else None  # True is an int too
 
     def _each(
         self,
@@ -284,6 +291,8 @@ class ServerEngine(ChatPrompts):
                 response = self._client.post(f"{self.url}/{path}", json={"model": self.model, **body})
             except httpx.TimeoutException:
                 what = "it did not answer in time"
+            except (UnicodeError, httpx.InvalidURL):
+                raise self._error(_PROXY) from None
             except httpx.RequestError as error:
                 what = str(error) or type(error).__name__
             else:

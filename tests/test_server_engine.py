@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 
+import httpx
 import pytest
 import tiny_models
 import torch
@@ -16,6 +17,7 @@ from phoenix_utils.engine_server import ServerEngine
 from phoenix_utils.engine_transformers import TransformersEngine
 from phoenix_utils.engines import open_engine
 from phoenix_utils.errors import PhoenixError
+from phoenix_utils.evaluation.settings import EvaluationSettings
 from phoenix_utils.profile import build_settings
 from phoenix_utils.translation.settings import TranslationSettings
 from phoenix_utils.translation.translator import Translator
@@ -378,6 +380,38 @@ def test_a_refused_key_is_named_but_not_shown(serve, engine, monkeypatch, status
     assert "sk-" not in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["vllm-secret-key-1\nsecond", "sk-geheim-für-1"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(serve, engine, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server = serve(lambda body, number: reply())
+    with pytest.raises(PhoenixError, match="OPENAI_API_KEY holds spaces, line breaks or letters") as error:
+        engine(server)
+    assert server.seen == [] and key[:6] not in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["a:b", "☃☃.com", "xn--", "a..b", "a" * 300, "a:99999", ":80"])
+def test_an_address_where_no_server_can_be_is_refused_before_it_is_asked(host):
+    with pytest.raises(PhoenixError, match="needs the server's address"):
+        ServerEngine(f"http://{host}/v1", "tiny", None)
+    with pytest.raises(PhoenixError, match="should be an address"):
+        build_settings(TranslationSettings, {"base_url": f"http://{host}/v1"})
+
+
+@pytest.mark.parametrize("proxy", ["socks5://host:1", "foo://host", "http://a:b", "http://a..b"])
+def test_a_proxy_that_cannot_be_used_is_one_sentence(tokenizer, monkeypatch, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(PhoenixError, match="through the proxy that the environment names: set ALL_PROXY"):
+        ServerEngine("http://elsewhere.invalid/v1", "tiny", tokenizer).generate(["Hi"], PARAMS)
+
+
+@pytest.mark.parametrize("told, read", [(4096, 4096), ("4096", None), ([1], None), (True, None), (-3, None)])
+def test_only_a_number_of_tokens_is_a_window(tokenizer, told, read):
+    engine = ServerEngine("http://localhost:8000/v1", "tiny", tokenizer)
+    models = {"data": [{"id": "tiny", "max_model_len": told}]}
+    engine._client = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=models)))
+    assert engine.context_length() == read
+
+
 def test_a_missing_key_is_asked_for(serve, engine):
     server = serve(lambda body, number: (401, {}, "who are you"))
     with pytest.raises(PhoenixError, match="put a key into the environment variable OPENAI_API_KEY"):
@@ -416,6 +450,8 @@ def test_settings_of_a_server(serve, tmp_path, monkeypatch):
     for wrong, words in (("localhost:8000", "should be an address"), ("http://me:word@host/v1", "holds .* a password")):
         with pytest.raises(PhoenixError, match=words):
             build_settings(TranslationSettings, {"base_url": wrong})
+        with pytest.raises(PhoenixError, match=words):
+            build_settings(EvaluationSettings, {"judge_base_url": wrong})
     with pytest.raises(PhoenixError, match="needs the server's address"):
         open_engine("server", str(tiny_models.save_tiny(tmp_path)), languages=("en", "de"))
     server = serve(lambda body, number: reply())

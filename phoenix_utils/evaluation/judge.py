@@ -6,13 +6,13 @@ score, so that a mean can say on how many of how many answers it rests, and how 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from phoenix_utils import servers
 from phoenix_utils.decoding import GenerationParams
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation import judge_prompts, verdicts
@@ -204,8 +204,8 @@ def _is_local(name: str) -> bool:
 
 
 def check_judge(name: str, base_url: str | None) -> None:
-    """Raise PhoenixError where a judge would be asked at a service without the key that it wants."""
-    if base_url is None and not _is_local(name) and not os.environ.get("OPENAI_API_KEY", "").strip():
+    """Raise PhoenixError where a judge would be asked without the key that the service wants, or with no valid one."""
+    if base_url is None and not _is_local(name) and not servers.key():
         raise PhoenixError(
             f"the judge {name!r} is asked at {DEFAULT_SERVICE}, which needs a key in the environment variable "
             "OPENAI_API_KEY; or give evaluation.judge_base_url, or judge null for no judge"

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from phoenix_utils.profile import StageSettings
+from phoenix_utils.servers import checked_address
 
 # The project's own benchmarks.
 GERMAN_TASKS = ("phoenix_mc_de", "phoenix_grammar_de")
@@ -71,6 +72,8 @@ class EvaluationSettings(StageSettings):
     harness_tasks: list[str] = Field(list(GERMAN_TASKS), description="tasks of lm-evaluation-harness")
     harness_shots: int | None = Field(None, ge=0, description="examples before each question; null as the task's card")
     harness_limit: int | None = Field(20, ge=1, description="most rows of each task, null for all")
+
+    _judge_has_an_address = field_validator("judge_base_url")(checked_address)
 
     def fingerprint_values(self) -> dict[str, Any]:
         """All that decides the result: where the judge stands, what it may cost and how busy it is do not."""

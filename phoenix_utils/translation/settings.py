@@ -1,12 +1,12 @@
 """Settings of the translation stage; the defaults are the `mini` profile's."""
 
-import re
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from phoenix_utils.profile import StageSettings
 from phoenix_utils.ray_workers import RayAddress
+from phoenix_utils.servers import EXAMPLE, checked_address
 
 _NOT_THE_RESULT = (
     "base_url",
@@ -93,12 +93,9 @@ class TranslationSettings(StageSettings):
     @field_validator("base_url")
     @classmethod
     def _server_has_an_address(cls, base_url: str | None, info: ValidationInfo) -> str | None:
-        example = "for example http://localhost:8000/v1"
         if base_url is None and info.data.get("engine") == "server":
-            raise ValueError(f"engine server needs the server's address, {example}")
-        if base_url is not None and not re.fullmatch(r"https?://[^\s@]+", base_url):
-            raise ValueError(f"it should be an address, {example}")
-        return base_url
+            raise ValueError(f"engine server needs the server's address, {EXAMPLE}")
+        return checked_address(base_url)
 
     @property
     def model_engine(self) -> str:
