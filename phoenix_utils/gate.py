@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os.path
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -170,8 +169,18 @@ def _texts(file: Path) -> Iterator[tuple[str, str]]:
     """Pieces of a file with the place of each."""
     if file.suffix == ".parquet":
         for row in tables.read_rows(file):
-            yield f"the row {row['prompt_id']}", json.dumps(row, ensure_ascii=False).replace("\\n", "\n")
+            for text in _strings(row):
+                yield f"the row {row['prompt_id']}", text
     else:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 yield f"line {number}", line
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a row, however deep, as it is: escaped as JSON, a tab before a secret would be a letter."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)

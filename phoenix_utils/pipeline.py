@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 import threading
 import time
@@ -350,7 +349,7 @@ def _first_line(source: str) -> str:
 
 def _publish(partial: Path, target: Path, source: Path, failed: bool) -> None:
     """Note in the executed copy which notebook it came from, hide secrets in its outputs, give it its final name."""
-    notebook = json.loads(secrecy.hide(json.dumps(notebooks.read_notebook(partial), ensure_ascii=False)))
+    notebook = secrecy.hide_all(notebooks.read_notebook(partial))
     notebook["metadata"]["phoenix"] = {
         "source": artifacts.sha256_file(source),
         "failed": failed,

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tiny_models
 import tiny_run
@@ -289,6 +290,14 @@ def test_a_secret_is_found_wherever_it_stands(tmp_path, secret):
     with pytest.raises(PhoenixError, match="line 3 of a.md holds what looks like") as refusal:
         gate.check_secrets([tmp_path / "a.md"])
     assert secret not in str(refusal.value)
+
+
+@pytest.mark.parametrize("before", ["\n", "\t", "\r", "\x1b", "\x1b[31m", "x_", "\\t"])
+def test_a_secret_in_a_row_is_found_whatever_stands_before_it(tmp_path, before):
+    row = {"prompt_id": "p1", "messages": [{"role": "user", "content": f"HF_TOKEN{before}{KEY}"}]}
+    write_rows(tmp_path / "chat.parquet", [row], pa.Table.from_pylist([row]).schema)
+    with pytest.raises(PhoenixError, match="the row p1 of chat.parquet holds what looks like a Hugging Face token"):
+        gate.check_secrets([tmp_path / "chat.parquet"])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import tiny_models
 import torch
 from peft import get_peft_model
 
-from phoenix_utils import checkpoints, cli, models, secrecy, training
+from phoenix_utils import checkpoints, cli, models, pipeline, secrecy, training
+from phoenix_utils.artifacts import write_json
 from phoenix_utils.embeddings import open_embedder
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation.judge import Request, open_judge
@@ -107,6 +108,20 @@ def test_a_profile_that_tells_a_secret_beside_its_settings_is_refused(planted, t
     assert code == 2 and "description" in shown and leaks(tmp_path / "none", shown) == [], shown
 
 
+@pytest.mark.parametrize("before", ["\n", "\t", "\x1b[31m", "x_"])
+def test_an_executed_notebook_keeps_no_token(tmp_path, before):
+    """Without the token in the environment, so that only its looks give it away."""
+    outputs = [
+        {"output_type": "error", "ename": "X", "evalue": f"401{before}{HUB}", "traceback": [f"for{before}{HUB}"]},
+        {"output_type": "stream", "name": "stdout", "text": [f"TOKEN{before}{HUB}\n"]},
+        {"output_type": "display_data", "metadata": {}, "data": {"application/json": {f"a{before}{HUB}": [HUB, 1]}}},
+    ]
+    cell = {"cell_type": "code", "metadata": {}, "execution_count": 1, "source": [], "outputs": outputs}
+    write_json(tmp_path / "partial.ipynb", {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    pipeline._publish(tmp_path / "partial.ipynb", tmp_path / "done.ipynb", ROOT / "README.md", True)
+    assert leaks(tmp_path) == [] and (tmp_path / "done.ipynb").read_text().count("***") == 5
+
+
 def test_check_shows_none(planted, tmp_path, monkeypatch, capfd):
     code, shown = phoenix(monkeypatch, capfd, "check", "mini")
     assert code == 0 and "judge_base_url" in shown and leaks(tmp_path, shown) == []
@@ -131,11 +146,17 @@ def test_a_setting_that_is_built_by_hand_shows_no_password():
 
 
 @pytest.mark.parametrize(
-    "text", ["http://localhost:8000/v1", "https://hub.co/@someone/x", "me@host.de", "EMPTY", "hf_x"]
+    "text",
+    ["http://localhost:8000/v1", "https://hub.co/@someone/x", "http://host:80/@x", "me@host.de", "EMPTY", "hf_x"],
 )
 def test_ordinary_text_stays(text, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
     assert secrecy.hide(text) == text
+
+
+@pytest.mark.parametrize("password", [PASSWORD, f"a@{PASSWORD}", f"{PASSWORD}/b@c"])
+def test_a_password_in_an_address_is_hidden_as_a_whole(password):
+    assert secrecy.hide(f"see http://me:{password}@host/v1 'me@host.de'") == "see http://***@host/v1 'me@host.de'"
 
 
 # ---------------------------------------------------------------- pickles
