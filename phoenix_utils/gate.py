@@ -16,8 +16,6 @@ from phoenix_utils.licenses import License
 
 # What a stage's training read, as its manifest calls it, and the kept rows that it names.
 _DATA = {"sft": "chat", "dpo": "preferences"}
-# Numbers, which hold no text but what stands in other files too.
-_WEIGHTS = (".safetensors", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -152,10 +150,11 @@ def check_licenses(source: Source, allowed: Iterable[str] = ()) -> list[Part]:
 def check_secrets(files: Iterable[Path]) -> None:
     """Raise PhoenixError where a file, or a row of a Parquet file, holds what looks like a token or a private key.
 
-    Weights are left out. The sentence names the place and never the secret.
+    Weights are left out: they are numbers, and hold no text but what stands in other files too. The sentence names the
+    place and never the secret.
     """
     for file in files:
-        if file.suffix in _WEIGHTS:
+        if _is_weights(file):
             continue
         for place, text in _texts(file):
             if kind := secrecy.kind(text):
@@ -163,6 +162,22 @@ def check_secrets(files: Iterable[Path]) -> None:
                     f"{place} of {file.name} holds what looks like {kind}: take it out where it comes from, make it "
                     "invalid, and release again"
                 )
+
+
+def _is_weights(file: Path) -> bool:
+    """Whether a file is what its ending says, since any text can have the name of weights."""
+    if file.suffix == ".gguf":
+        with file.open("rb") as begin:
+            return begin.read(4) == b"GGUF"
+    if file.suffix != ".safetensors":
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def _texts(file: Path) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Give a run's model away: one folder with the merged model, its training data, and cards that say what both are.
 
 runs/NAME/release/
-    release.json    what the release was made of, by hash; stays here
+    release.json    what the release was made of and its files, by hash; stays here
     model/          safetensors, tokenizer with its chat template, generation config, README.md, NOTICE (and terms)
     dataset/        the kept rows as Parquet, README.md, NOTICE
 
@@ -27,6 +27,8 @@ from phoenix_utils.errors import PhoenixError
 from phoenix_utils.gate import Source
 
 RECORD = "release.json"
+# May change: the model's card learns the data set's name when it is pushed, and whoever publishes may add words.
+CARD = "README.md"
 # Where each part goes on the hub: kind of repository, and what is put behind the name that the user gives.
 PARTS = {"dataset": ("dataset", "-data"), "model": ("model", "")}
 
@@ -43,8 +45,9 @@ class Wish:
 def make_release(source: Source, target: Path | None = None, wish: Wish | None = None) -> Path:
     """Write the release of `source` to `target`, by default the run's folder `release`; returns it.
 
-    A release that stands there already is kept if it was made of the same weights and in the same way. Raises
-    PhoenixError where the gate refuses the run, the target holds anything else, or the disk is full.
+    A release that stands there already is kept if it was made of the same weights and in the same way and its files,
+    but for the cards, are those that were written. Raises PhoenixError where the gate refuses the run, the target holds
+    anything else, or the disk is full.
     """
     wish, target = wish or Wish(), target or source.run_dir / "release"
     gate.check_measured(source)
@@ -61,17 +64,17 @@ def make_release(source: Source, target: Path | None = None, wish: Wish | None =
         languages = (source.settings["source_language"], source.settings["language"])
         built = _write_model(source, wish, languages, partial)
         name = f"{source.run_dir.name}-{source.stage}"
-        (partial / "model" / "README.md").write_text(cards.model_card(source, parts, name, built), encoding="utf-8")
+        (partial / "model" / CARD).write_text(cards.model_card(source, parts, name, built), encoding="utf-8")
         for kind, file in source.tables.items():
             (partial / "dataset").mkdir(exist_ok=True)
             shutil.copyfile(file, partial / "dataset" / f"{kind}.parquet")
         card = cards.dataset_card(source, parts, f"{name}-data")
-        (partial / "dataset" / "README.md").write_text(card, encoding="utf-8")
+        (partial / "dataset" / CARD).write_text(card, encoding="utf-8")
         _write_notices(partial, source, parts)
         if wish.gguf:
             _write_gguf(source, partial, name)
         gate.check_secrets(files_of(partial))
-        artifacts.write_json(partial / RECORD, record)
+        artifacts.write_json(partial / RECORD, {**record, "files": _hashes(partial)})
     return target
 
 
@@ -158,9 +161,9 @@ def _link_data(folder: Path, repo: str) -> None:
     """Name the data set in the model's card, now that it has a name."""
     from huggingface_hub import ModelCard
 
-    card = ModelCard.load(folder / "model" / "README.md")
+    card = ModelCard.load(folder / "model" / CARD)
     card.data.datasets = [f"{repo}{PARTS['dataset'][1]}"]
-    card.save(folder / "model" / "README.md")
+    card.save(folder / "model" / CARD)
 
 
 def _refused(name: str, status: int, folder: Path) -> PhoenixError:
@@ -189,11 +192,26 @@ def _record(source: Source, wish: Wish) -> dict[str, Any]:
     }
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that would be published, "" for the two cards."""
+    cards_there = [folder / part / CARD for part in PARTS]
+    return {
+        path.relative_to(folder).as_posix(): "" if path in cards_there else artifacts.sha256_file(path)
+        for path in files_of(folder)
+    }
+
+
 def _check_same(target: Path, record: dict[str, Any]) -> None:
     there = artifacts.read_json(target / RECORD) if (target / RECORD).is_file() else {}
     if other := sorted(key for key in record if there.get(key) != record[key]):
         what = f"a release with another {' and '.join(other)}" if there else "something else"
         raise PhoenixError(f"{target} holds {what}: remove it, or choose another folder with --to")
+    written, found = there.get("files", {}), _hashes(target)
+    if others := sorted(name for name in {*written, *found} if written.get(name) != found.get(name)):
+        raise PhoenixError(
+            f"{target} no longer holds the files that were written there ({', '.join(others[:5])} added, changed or "
+            "missing): remove it, or choose another folder with --to"
+        )
 
 
 @contextlib.contextmanager

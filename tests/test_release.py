@@ -158,6 +158,18 @@ def test_a_second_call_keeps_it_and_another_wish_is_refused(released, finished):
         release.make_release(gate.find_source(str(finished), "sft"), released)
 
 
+@pytest.mark.parametrize("name", ["model/model.safetensors", "model/notes.txt", "dataset/more/README.md"])
+def test_a_release_with_other_files_than_were_written_is_refused(released, finished, tmp_path, name):
+    folder = shutil.copytree(released, tmp_path / "release")
+    with (folder / "model" / "README.md").open("a") as card:
+        card.write("A word of my own.\n")
+    assert release.make_release(gate.find_source(str(finished)), folder) == folder
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"garbage")
+    with pytest.raises(PhoenixError, match=rf"holds the files that were written there \({name} added, changed or"):
+        release.make_release(gate.find_source(str(finished)), folder)
+
+
 # ---------------------------------------------------------------- the gate
 
 
@@ -298,6 +310,13 @@ def test_a_secret_in_a_row_is_found_whatever_stands_before_it(tmp_path, before):
     write_rows(tmp_path / "chat.parquet", [row], pa.Table.from_pylist([row]).schema)
     with pytest.raises(PhoenixError, match="the row p1 of chat.parquet holds what looks like a Hugging Face token"):
         gate.check_secrets([tmp_path / "chat.parquet"])
+
+
+@pytest.mark.parametrize("name", ["creds.gguf", "model.safetensors"])
+def test_text_that_is_called_weights_is_looked_through(tmp_path, name):
+    (tmp_path / name).write_text(f"token: {KEY}")
+    with pytest.raises(PhoenixError, match=f"line 1 of {name} holds what looks like a Hugging Face token"):
+        gate.check_secrets([tmp_path / name])
 
 
 @pytest.mark.parametrize(
