@@ -142,7 +142,7 @@ class ServerEngine(ChatPrompts):
             told = next((m["max_model_len"] for m in served if m["id"] == self.model and "max_model_len" in m), None)
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
-        return told if type(told) is int and told > 0 else None  # True is an int too
+        return _positive(told)
 
     def _each(
         self,
@@ -364,7 +364,11 @@ class _NotUnderstood(PhoenixError):
 
 def _count(usage: dict, name: str) -> int:
     """A number of tokens that a server tells, 0 where it tells none."""
-    return usage[name] if isinstance(usage.get(name), int) else 0
+    return _positive(usage.get(name)) or 0
+
+
+def _positive(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None  # True is an int too
 
 
 def _stopped_by(choice: dict, stops: tuple[str, ...]) -> str | None:

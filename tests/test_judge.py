@@ -179,6 +179,23 @@ def test_the_spending_cap_holds_and_what_was_paid_for_is_kept(serve, tmp_path):
     assert "cap 1.60" in costs.told()
 
 
+def test_the_spending_cap_is_that_of_all_calls_together(serve, tmp_path):
+    server = serve(lambda body, _: said("[[5]]"))
+    for _ in range(4):
+        judge = judge_at(server, tmp_path / "kept.jsonl", costs=Costs(1000.0, 1000.0, 1.6), batch=2)
+        with pytest.raises(PhoenixError, match="spending cap of 1.60"):
+            judge.judge(requests(40))
+    assert judge.costs.spent == pytest.approx(0.11 * len(server.seen)) and judge.costs.spent <= 1.6
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": -100, "completion_tokens": True}])
+def test_a_server_that_does_not_count_is_counted_by_characters(serve, tmp_path, usage):
+    judge = judge_at(serve(lambda body, _: {**said("[[5]]"), "usage": usage}), tmp_path / "kept.jsonl")
+    judge.judge(requests(1))
+    assert (judge.costs.tokens_in, judge.costs.tokens_out) == (6, 2)  # 16 and 5 characters, three a token
+    assert "1 replies estimated from their characters" in judge.costs.told()
+
+
 class Script:
     """An engine that says what is written for it: answers that no model gives on demand."""
 

@@ -6,6 +6,7 @@ score, so that a mean can say on how many of how many answers it rests, and how 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,8 @@ from phoenix_utils.evaluation.verdicts import Verdict
 # Who answers where a judge is named without an address.
 DEFAULT_SERVICE = "https://api.openai.com/v1"
 ATTEMPTS = 2
-# German text takes about three characters a token; used only to estimate a cost before it is known.
+# German text takes about three characters a token; used to estimate a cost before it is known, and where a server
+# does not tell what it counted.
 CHARACTERS_PER_TOKEN = 3.0
 
 
@@ -37,13 +39,17 @@ class Request:
 
 @dataclass
 class Costs:
-    """What has been spent, and what may be: prices are for a million tokens, `cap` None is without limit."""
+    """What has been spent, and what may be: prices are for a million tokens, `cap` None is without limit.
+
+    `estimated` of the replies told no tokens, which were worked out from their characters.
+    """
 
     price_in: float = 0.0
     price_out: float = 0.0
     cap: float | None = None
     tokens_in: int = 0
     tokens_out: int = 0
+    estimated: int = 0
 
     @property
     def spent(self) -> float:
@@ -51,9 +57,10 @@ class Costs:
         return (self.tokens_in * self.price_in + self.tokens_out * self.price_out) / 1e6
 
     def add(self, reply: dict) -> None:
-        """Count the tokens of a reply."""
-        self.tokens_in += reply["tokens_in"]
-        self.tokens_out += reply["tokens_out"]
+        """Count the tokens of a reply; one that an earlier version kept without them counts as free."""
+        self.tokens_in += reply.get("tokens_in", 0)
+        self.tokens_out += reply.get("tokens_out", 0)
+        self.estimated += reply.get("estimated", False)
 
     def affordable(self, prompts: Sequence[str], answer_tokens: int) -> int:
         """How many of `prompts`, from the first on, the cap certainly allows."""
@@ -69,7 +76,8 @@ class Costs:
     def told(self) -> str:
         """One sentence for the page and the notebook."""
         cap = "no cap" if self.cap is None else f"cap {self.cap:.2f}"
-        return f"{self.tokens_in:,} tokens read and {self.tokens_out:,} written, cost {self.spent:.2f} ({cap})"
+        guess = f", {self.estimated:,} replies estimated from their characters" if self.estimated else ""
+        return f"{self.tokens_in:,} tokens read and {self.tokens_out:,} written{guess}, cost {self.spent:.2f} ({cap})"
 
 
 @dataclass
@@ -77,8 +85,9 @@ class Judge:
     """A judge over any engine.
 
     `engine` answers a chat (`ServerEngine.chat`) or completes prompts (any Engine); `kept` holds replies that were
-    given before; `language` is that of the prompts. Without `by_chat` a model that has no chat template continues the
-    prompt as plain text, and `window` (None: unknown) is how many tokens it reads; a longer prompt counts as refused.
+    given before, whose tokens `costs` begins with; `language` is that of the prompts. Without `by_chat` a model that
+    has no chat template continues the prompt as plain text, and `window` (None: unknown) is how many tokens it reads; a
+    longer prompt counts as refused.
     """
 
     name: str
@@ -90,6 +99,10 @@ class Judge:
     params: GenerationParams = GenerationParams(max_new_tokens=400)
     window: int | None = None
     batch: int = 64
+
+    def __post_init__(self):
+        for reply in self.kept.rows.values():  # the cap is that of all calls together
+            self.costs.add(reply)
 
     def judge(self, requests: Sequence[Request], on_replies: Callable[[int], None] | None = None) -> list[dict]:
         """One row a request: its `about`, and `score` (None where none was given), `form`, `why` ("" or the reason
@@ -137,6 +150,7 @@ class Judge:
 
     def _answer(self, keys: list[str], texts: list[str], params: GenerationParams, on_replies) -> None:
         def store(places: list[int], replies: list[dict]) -> None:
+            replies = [_counted(texts[place], reply) for place, reply in zip(places, replies, strict=True)]
             self.kept.add({keys[place]: reply for place, reply in zip(places, replies, strict=True)})
             for reply in replies:
                 self.costs.add(reply)
@@ -186,6 +200,15 @@ class Judge:
             "version": last["served"],
             "prompt_hash": judge_prompts.prompt_hash(self.language),
         }
+
+
+def _counted(prompt: str, reply: dict) -> dict:
+    """The reply with its tokens worked out from the characters where the server told none, so that a cap holds."""
+    if reply.get("refused"):
+        return reply
+    guessed = {"tokens_in": len(prompt), "tokens_out": len(reply["text"])}
+    guessed = {name: math.ceil(size / CHARACTERS_PER_TOKEN) for name, size in guessed.items() if reply[name] <= 0}
+    return {**reply, **guessed, "estimated": True} if any(guessed.values()) else reply
 
 
 def _read(kind: str, reply: str) -> Verdict:
