@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from phoenix_utils import __version__, secrecy
 from phoenix_utils.artifacts import stage_path
-from phoenix_utils.errors import PhoenixError, printable
+from phoenix_utils.errors import PhoenixError, machine_trouble, printable
 
 app = typer.Typer(
     name="phoenix",
@@ -54,13 +54,20 @@ def run(
     started = time.monotonic()
     plan = pipeline.make_plan(profile, overrides, out, start=start, only=only, redo=redo)
     console = Console(stderr=False, highlight=False, soft_wrap=True)
-    console.print(f"[bold]{escape(plan.profile.name)}[/bold] → {escape(str(plan.run_dir))}")
+    _say_where(console, plan.profile.name, plan.run_dir)
     if console.is_terminal:
         with console.status("starting") as status:
-            pipeline.execute(plan, console.print, lambda line: status.update(line))
+            pipeline.execute(plan, console.print, lambda line: status.update(escape(line)))
     else:
         pipeline.execute(plan, lambda line: print(line, flush=True), _every(30))
     _show_result(plan, console, time.monotonic() - started)
+
+
+def _say_where(console, what: str, run_dir) -> None:
+    """What is run and where to; brackets in a name are no markup."""
+    from rich.text import Text
+
+    console.print(Text.assemble((what, "bold"), f" → {run_dir}"))
 
 
 def _every(seconds: float) -> Callable[[str], None]:
@@ -109,7 +116,7 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
 
     plan = pipeline.make_plan(profile, overrides, out)
     console = Console(highlight=False)
-    console.print(f"[bold]{plan.profile.name}[/bold]: {escape(printable(plan.profile.description))}")
+    console.print(f"[bold]{escape(plan.profile.name)}[/bold]: {escape(printable(plan.profile.description))}")
     for stage, settings in plan.profile.stages.items():
         table = Table(title=stage, title_justify="left", title_style="bold")
         for column in ("setting", "value", "meaning"):
@@ -120,7 +127,7 @@ def check(profile: ProfileName, overrides: Overrides = None, out: Out = None) ->
         console.print(table)
     machine, settings = hardware.describe(), plan.settings("translation")
     for line in needs.memory_lines(plan) + forecast.cost_lines(settings, plan.profile.hardware, machine):
-        console.print(line)
+        console.print(line, markup=False)
     for stage, command in needs.launch_commands(plan, profile, overrides or [], out).items():
         console.print(f"{stage} on all GPUs: {command}", soft_wrap=True, markup=False)
     if plan.profile.name == "paper":
@@ -203,10 +210,10 @@ def adapt(
     started = time.monotonic()
     settings = pipeline.make_adapt_settings(settings_file, overrides or [], out, redo)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]adapt[/bold] → {escape(str(settings.run_dir))}")
+    _say_where(console, "adapt", settings.run_dir)
     if console.is_terminal:
         with console.status("starting") as status:
-            pipeline.execute_stage("adapt", settings, console.print, lambda line: status.update(line))
+            pipeline.execute_stage("adapt", settings, console.print, lambda line: status.update(escape(line)))
     else:
         pipeline.execute_stage("adapt", settings, lambda line: print(line, flush=True), _every(30))
     _show_adaptation(stage_path(settings.run_dir, "adapt"), console)
@@ -228,7 +235,7 @@ def _show_adaptation(folder, console) -> None:
             table.add_row(name, measure, *map(shown, cells))
     console.print(table)
     console.print(f"training: {scores['training']['seconds'] / 60:.1f} minutes")
-    console.print(f"adapter:  {folder / 'adapter'}")
+    console.print(f"adapter:  {folder / 'adapter'}", markup=False)
 
 
 @app.command()
@@ -237,8 +244,6 @@ def sweep(
     out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="folder, runs/sweeps/NAME by default")] = None,
 ) -> None:
     """Run every cell of a grid of settings, sharing equal stages; a failing cell does not stop the others."""
-    from pathlib import Path
-
     from phoenix_utils import pipeline, sweep, sweep_cells, sweep_table
 
     started = time.monotonic()
@@ -279,8 +284,6 @@ def release(
     ] = False,
 ) -> None:
     """Give a run's model away: merge it, write its cards, check measurements, licences and secrets, and push it."""
-    from pathlib import Path
-
     from phoenix_utils import gate, profile, training
     from phoenix_utils import release as releases
 
@@ -318,6 +321,7 @@ def chat(
 
     names = [name.strip() for name in models.split(",") if name.strip()] if models else None
     talking = talk.open_run(run, names, max_new_tokens=max_new_tokens, temperature=temperature)
+    sys.stdin.reconfigure(errors="replace")  # bytes that are no text; no tokenizer takes halves of characters
     console = Console(highlight=False)
     interactive = sys.stdin.isatty() and console.is_terminal
     if interactive:
@@ -330,8 +334,6 @@ def chat(
         else:
             talk.write_turn(talking, text, sys.stdout)
 
-    if not interactive and isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # no tokenizer takes half a character
     talk.converse(talking, _typed() if interactive else sys.stdin, turn, sys.stdout)
 
 
@@ -372,9 +374,8 @@ def main() -> None:
     except Exception as error:
         from phoenix_utils.pipeline import StageFailed
 
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            told = PhoenixError(f"the name {error.filename} is too long: choose a shorter one")
-            print(f"phoenix: {told}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever a name was given
+            print(f"phoenix: {PhoenixError(machine_trouble(error, Path()))}", file=sys.stderr)
             sys.exit(2)
         if not isinstance(error, StageFailed):  # a defect of ours, whose traceback may quote what it was given
             print(secrecy.hide(traceback.format_exc()), file=sys.stderr)

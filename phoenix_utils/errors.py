@@ -70,6 +70,8 @@ def machine_trouble(error: BaseException, place: Path) -> str | None:
         if number in _FULL or any(each in words for each in _FULL_WORDS):
             return f"no space left for {place}: free some disk and run the same command again"
         about = Path(getattr(told, "filename", None) or place)
+        if number == errno.ENAMETOOLONG:
+            return f"{about} is a longer name than the disk takes: give a shorter one"
         if number in _CLOSED or any(each in words for each in _CLOSED_WORDS):
             return f"{about} cannot be read or written: mend its permissions or choose another folder with --out"
         if number in _IN_THE_WAY and about.is_relative_to(place):

@@ -19,11 +19,17 @@ def unreachable(models: Iterable[str], datasets: Iterable[str]) -> list[str]:
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     wanted = [(name, "model", "config.json") for name in dict.fromkeys(models)]
     wanted += [(name, "dataset", "README.md") for name in dict.fromkeys(datasets)]
     problems = []
     for name, kind, file in wanted:
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            problems.append(f"finds no {kind} {name!r}, which is no folder here and no name that the hub has: check it")
+            continue
         if _cached(name, kind):
             continue
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):

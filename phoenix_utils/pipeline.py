@@ -148,6 +148,8 @@ def _check_inputs(plan: Plan) -> None:
         check_reachable(plan.settings(name).model)
     if "translation" in plan.stages:
         STAGES["translation"].module.check_sources(plan.settings("translation"))
+    if "filtering" in plan.stages and (questions := plan.settings("filtering").evaluation_questions):
+        sources.raw_rows(questions, "chat")  # refuses what is not there, and reads no row yet
     if "evaluation" in plan.stages:
         # That there is nothing to ask in a language should not be found out after hours of training.
         if "translation" not in plan.stages or not plan.settings("translation").translates_held_out:
@@ -166,9 +168,7 @@ def _check_inputs(plan: Plan) -> None:
 
 
 def _hub_problems(plan: Plan) -> list[str]:
-    """What of the plan lives on the hub and cannot be had from it; raises PhoenixError for what can be no hub id."""
-    from phoenix_utils.models import check_reachable
-
+    """What of the plan lives on the hub and cannot be had from it."""
     names = [plan.settings(name).model for name in plan.stages]
     if "evaluation" in plan.stages:
         names += [name for name in plan.settings("evaluation").models if name not in ("base", "sft", "dpo")]
@@ -181,8 +181,6 @@ def _hub_problems(plan: Plan) -> list[str]:
         if asked.evaluation_questions and sources.is_hub_name(asked.evaluation_questions):
             datasets.append(asked.evaluation_questions.partition(":")[0])
     models = [name for name in names if not name.startswith("embedded:") and not os.path.isdir(expanded(name))]
-    for name in models:
-        check_reachable(name)
     return hub.unreachable(models, datasets)
 
 

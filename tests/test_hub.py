@@ -11,6 +11,7 @@ from hub_server import Hub
 from tiny_models import rows, save_tiny
 
 from phoenix_utils.artifacts import read_json
+from phoenix_utils.hub import unreachable
 from phoenix_utils.tables import read_rows
 
 CHAT, PREFERENCES, MODEL = "someone/ultrachat_small", "someone/ultrafeedback_small", "someone/tiny-translator"
@@ -131,6 +132,12 @@ def test_check_asks_the_hub_before_anything_starts(hub, tmp_path):
     done = hub.python("-m", "phoenix_utils.cli", "check", "mini", *words, home=tmp_path / "home")
     assert "finds no dataset someone/absent on the hub" in done.stdout + done.stderr
     assert f"model {MODEL}" not in done.stdout + done.stderr and json.dumps(CHAT)[1:-1] in done.stdout
+
+
+@pytest.mark.parametrize("name", ["[sft]", "/tmp/nowhere", "a" * 100])
+def test_what_can_be_no_name_on_the_hub_is_one_sentence(name):
+    [problem] = unreachable([name], [])
+    assert problem.startswith(f"finds no model '{name}', which is no folder here")
 
 
 def test_the_evaluation_notebook_takes_a_hub_model_by_one_parameter(hub, tmp_path):

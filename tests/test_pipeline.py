@@ -40,8 +40,9 @@ def phoenix(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         (["run", "mini", "--from", "training"], "unknown stage 'training'"),
         (["run", "mini", "--set", "model=no/such/model"], "no/such/model"),
         (["check", "mini", "--set", "model=embedded:gpt-9"], "embedded:gpt-9"),
-        (["check", "mini", "--set", "evaluation.models=base,/nowhere/model"], "'/nowhere/model' is neither a folder"),
-        (["check", f"{'x' * 300}.yaml"], "is too long: choose a shorter one"),
+        (["check", "mini", "--set", "filtering.evaluation_questions=no.jsonl"], "no file or folder 'no.jsonl'"),
+        (["check", "mini", "--set", f"translation.adapter={'a' * 300}"], "is a longer name than the disk takes"),
+        (["adapt", "a" * 300], "is a longer name than the disk takes"),
         (["run", "mini", "--set", "language=nl", "--set", "translation.held_out_rows=0"], "nothing to ask in 'nl'"),
     ],
 )
@@ -51,12 +52,6 @@ def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path, words, sentence):
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists(), "nothing half-written"
-
-
-def test_a_folder_called_like_markup_is_shown_as_it_is(tmp_path):
-    out = tmp_path / "exp[v2]" / "q[" / "x]"
-    done = phoenix("run", "mini", "--set", "hardware.ram_gb=9999", "--out", str(out))
-    assert done.returncode == 2 and str(out) in done.stdout and "Traceback" not in done.stderr, done.stderr
 
 
 def test_bad_data_is_one_sentence_and_exit_code_two(tmp_path):
@@ -115,6 +110,16 @@ def test_what_the_machine_lacks_is_a_refusal(monkeypatch, tmp_path):
     with pytest.raises(PhoenixError, match="cannot run here: it needs 8 GPU"):
         pipeline.execute(plan, print)
     assert not (tmp_path / "run").exists()
+
+
+def test_questions_that_are_not_there_are_found_before_the_training(tmp_path):
+    [problem] = pipeline.make_plan("mini", ["evaluation.mt_bench=no.jsonl", "evaluation.mt_bench_questions=8"]).problems
+    assert "no file or folder 'no.jsonl'" in problem
+
+
+def test_brackets_in_a_name_are_no_markup(tmp_path):
+    done = phoenix("run", "mini", "--set", "hardware.ram_gb=9999", "--out", str(tmp_path / "q[/x][v2]"))
+    assert done.returncode == 2 and "needs 9999 GB" in done.stderr and "q[/x][v2]" in done.stdout
 
 
 def test_from_and_only_need_the_stages_before_them(tmp_path):
@@ -239,6 +244,7 @@ def test_import_and_help_are_quick_to_start():
 
 def test_a_score_of_nothing_counted_is_shown_as_such_after_a_run(tmp_path):
     console = Console(file=io.StringIO(), width=200)
-    cli._show_result(SimpleNamespace(run_dir=tiny_run.make_run(tmp_path)), console, 1.0)
+    cli._show_result(SimpleNamespace(run_dir=tiny_run.make_run(tmp_path / "[v2]")), console, 1.0)
     shown = console.file.getvalue()
+    assert "[v2]/runs/tiny" in shown  # which is no markup
     assert re.search(r"form_share +│ n/a", shown) and re.search(r"chrf +│ 0\.625 ", shown)

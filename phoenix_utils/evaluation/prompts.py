@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from phoenix_utils import corpora
+from phoenix_utils import corpora, sources
 from phoenix_utils.artifacts import fingerprint, stage_path, trained_weights
 from phoenix_utils.errors import PhoenixError
 from phoenix_utils.evaluation.benchmarks import check_tasks
@@ -181,8 +181,12 @@ def stage_inputs(settings: EvaluationSettings) -> dict[str, Path | str]:
 
 
 def problems(settings: EvaluationSettings) -> list[str]:
-    """What would stop this stage after the training: a benchmark that is not known, a judge without its key."""
+    """What would stop this stage after the training: a benchmark that is not known, questions that are not there, a
+    judge without its key.
+    """
     checks = [functools.partial(check_tasks, settings.tasks())]
+    if settings.mt_bench and settings.mt_bench_questions != 0:
+        checks.append(functools.partial(sources.raw_rows, settings.mt_bench, "chat"))  # which reads no row yet
     if settings.judge and settings.mt_bench_questions != 0:
         checks.append(functools.partial(check_judge, settings.judge, settings.judge_base_url))
     found = []
