@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os.path
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ VOCABULARY = {
     ),
     "own": "The vocabulary is that of the base, {tokens:,} tokens; nothing was trimmed.",
 }
+# What ends so is a path, though the file may be out of reach from where the card is written.
+_DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".tsv", ".txt", ".gz")
 # What the cards say elsewhere, and what decides nothing about the result.
 _NOT_SHOWN = (
     "language",
@@ -184,9 +187,10 @@ def _on_the_hub(model: str) -> str | None:
 
 def _public(value: Any) -> Any:
     """A setting as it may be shown to others: a path without its folders."""
-    if isinstance(value, str) and (value.startswith(("/", "~", ".")) or Path(value).exists()):
-        return Path(value).name
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+    if isinstance(value, str):
+        place = value.startswith(("/", "~", ".")) or value.lower().endswith(_DATA_FILES) or os.path.exists(value)
+        return Path(value).name if place else value
+    return ", ".join(str(_public(item)) for item in value) if isinstance(value, list) else value
 
 
 def _settings(source: Source, stage: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM,
 
 from phoenix_utils import (
     artifacts,
+    cards,
     chat,
     corpora,
     embedded,
@@ -104,6 +105,16 @@ def test_the_model_card_says_what_the_manifests_say(released, finished):
     assert "| DPO | lora, 3 steps | 4 |" in card and "| filtering | chat | 8 | 6 |" in card
     assert "adapter of rank 4" in card and "`learning_rate` 0.0003" in card and "7.5 minutes in all" in card
     assert "No judge." in card and "0.004 EUR of electricity" in card
+
+
+def test_cards_name_no_folder_of_a_path():
+    away = "clients/acme_bank/chat.jsonl"
+    assert [cards._public(value) for value in (away, "/data/x", [away, "sft"])] == [
+        "chat.jsonl",
+        "x",
+        "chat.jsonl, sft",
+    ]
+    assert cards._public("HuggingFaceH4/ultrachat_200k:train_sft") == "HuggingFaceH4/ultrachat_200k:train_sft"
 
 
 def test_the_data_set_is_what_was_trained_on(released, finished):
