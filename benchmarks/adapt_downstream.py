@@ -50,7 +50,12 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = {name: run_arm(adapter) for name, adapter in ARMS.items()}
     figures: dict[str, float] = {}
-    lines = ["| translator | conversations kept | pairs kept | " + " | ".join(METRICS) + " |", "|---" * 7 + "|"]
+    lines = [
+        "| translator | conversations kept | pairs kept | "
+        + " | ".join(results.HEADS[metric] for metric in METRICS)
+        + " |",
+        "|---" * 7 + "|",
+    ]
     for name, run in runs.items():
         counts = read_json(run / "02_filtering" / "manifest.json")["counts"]
         found = read_json(run / "05_evaluation" / "scores.json")["sft"]

@@ -73,7 +73,10 @@ def main() -> None:
     unfiltered = draw_rows(translated, len(filtered))
     broken = len(unfiltered) - sum(row["prompt_id"] in {kept["prompt_id"] for kept in filtered} for row in unfiltered)
     arms = {"filtered": filtered, "unfiltered": unfiltered}
-    lines = ["| arm | rows | of them rejected | " + " | ".join(METRICS) + " |", "|---" * (3 + len(METRICS)) + "|"]
+    lines = [
+        "| arm | rows | of them rejected | " + " | ".join(results.HEADS[metric] for metric in METRICS) + " |",
+        "|---" * (3 + len(METRICS)) + "|",
+    ]
     figures: dict[str, float] = {}
     for name, rows in arms.items():
         kept = LAB / name / "02_filtering" / "chat.parquet"

@@ -10,6 +10,8 @@ from phoenix_utils import hardware, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "book" / "results"
+# Short heads of columns, as the glossary explains them.
+HEADS = {"nll_per_token": "surprise", "target_language_share": "German", "stop_share": "stops", "chrf": "chrF"}
 
 
 def store(name: str, command: str, lines: list[str], note: str = "") -> Path:

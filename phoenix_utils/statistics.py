@@ -318,8 +318,12 @@ def shown(cell: dict[str, Any], digits: int = 3) -> str:
     """A stored Interval as text, `0.917 [0.784, 1.000]`: no brackets where there is none, "n/a" where no value is."""
     if cell["value"] is None:
         return "n/a"
-    value = f"{cell['value']:.{digits}f}"
-    return value if cell["low"] is None else f"{value} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+    # A zero behind a minus sign says nothing.
+    value, low, high = (
+        None if cell[name] is None else f"{round(cell[name], digits) + 0.0:.{digits}f}"
+        for name in ("value", "low", "high")
+    )
+    return value if low is None else f"{value} [{low}, {high}]"
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

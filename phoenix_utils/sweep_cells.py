@@ -85,7 +85,7 @@ def make_cells(sweep: Sweep, folder: Path) -> list[Cell]:
     for arm, changes in _arms(sweep).items():
         changes = dict(changes)
         model, seeds = changes.pop("model", "dpo"), changes.pop("seeds", sweep.seeds) or [None]
-        choose("model", model, MODELS)
+        choose("model", str(model), MODELS)
         for seed in seeds:
             values = {**sweep.shared, **changes}
             if seed is not None:

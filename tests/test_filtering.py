@@ -594,7 +594,7 @@ def test_translator_scores_are_those_of_the_runs_own_translator(tmp_path, trimme
     back = engine.score([f"Translate this from German to English:\nGerman: {pair[1]}\nEnglish:"], [" " + pair[0]])[0]
     assert line["forward"] == pytest.approx(there, abs=1e-3)
     assert line["dual"] == pytest.approx(abs(there - back) - (there + back) / 2, abs=1e-3)
-    artifacts.write_json(manifest, {"settings": {**made, "engine": "server"}})
+    artifacts.write_json(manifest, {**told, "settings": {**made, "engine": "server"}})
     with pytest.raises(PhoenixError, match="stands behind a server"):
         scoring.run_translator(limits)
     manifest.unlink()

@@ -40,6 +40,7 @@ def cells_of(path: Path, out: Path) -> list[sweep_cells.Cell]:
         ({"arms": {"bold": {"dpo.bata": 1}}}, r"arm 'bold': unknown key 'dpo.bata' \(did you mean 'dpo.beta'\?\)"),
         ({"arms": {"bold": {"dpo.beta": "high"}}}, "arm 'bold': dpo.beta is 'high'"),
         ({"arms": {"bold": {"model": "stf"}}}, "unknown model 'stf'"),
+        ({"arms": {"bold": {"model": 3}}}, "unknown model '3'"),
         ({"until": "dop"}, "unknown stage 'dop'"),
         ({"profile": "minni"}, "unknown profile 'minni'"),
         ({"arms": {"bold": {"seeds": 3}}}, r"arm 'bold' has seeds 3: give a list of whole numbers"),

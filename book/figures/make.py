@@ -59,7 +59,7 @@ def tokens_by_language() -> Figure:
     ax.set_yticks(rows, order)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="lower right")
+    ax.legend(loc="center right")
     ax.set_xlabel("tokens for the same four sentences")
     ax.set_title("Trimming costs the kept languages nothing, and others much")
     return figure
@@ -87,10 +87,10 @@ def translator_arms() -> Figure:
     ax = figure.subplots()
     _intervals(ax, rows, 1, -0.15, plots.BLUE, "help text")
     _intervals(ax, rows, 2, 0.15, plots.VERMILION, "this project's sentences")
-    ax.set_yticks(range(len(rows)), [row[0].split(" (")[0] for row in rows])
+    ax.set_yticks(range(len(rows)), [row[0].replace(" (", ", ").replace(")", "") for row in rows])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="upper right")
+    ax.legend(loc="lower left")
     ax.set_xlabel("chrF on pairs that were not trained on, with 95 % intervals")
     ax.set_title("Data moves the translator; rank hardly does")
     return figure
@@ -128,13 +128,14 @@ def rows_kept() -> Figure:
             (0.2, values[1], plots.ORANGE, "preference pairs"),
         ):
             ax.barh(row + shift, value, height=0.36, color=hue, label=what if row == 0 else None)
-            ax.annotate(str(value), (value, row + shift), xytext=(4, 0), textcoords="offset points", va="center")
-    ax.axvline(60, color=plots.INK, linestyle=":")
+            inside = {"xytext": (-4, 0), "textcoords": "offset points", "va": "center", "ha": "right", "color": "white"}
+            ax.annotate(str(value), (value, row + shift), **inside)
+    ax.axvline(60, color=plots.INK, linestyle=":", zorder=0)
     ax.set_yticks([0, 1], ["base model with\nfour examples", "the same model with\nan adapter"])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set_xlim(0, 84)
-    ax.legend(loc="upper right")
+    ax.set_xlim(0, 92)
+    ax.legend(loc="center right")
     ax.set_xlabel("rows kept, of 60 translated")
     ax.set_title("A filter shows how good the translator was")
     return figure
@@ -201,7 +202,10 @@ def training_memory() -> Figure:
             left += size
         ax.annotate(f"{left:.0f} GB", (left, row), xytext=(5, 0), textcoords="offset points", va="center")
     for limit in (16, 24, 80):
-        ax.axvline(limit, color=plots.INK, linestyle=":", linewidth=1)
+        # Not through the totals that stand beside the bars.
+        ax.plot(
+            [limit] * 8, [-0.5, -0.32, 0.32, 0.68, 1.32, 1.68, 2.32, 3.4], ":", color=plots.INK, linewidth=1, zorder=0
+        )
         ax.annotate(f"{limit}", (limit, -0.55), ha="center", va="bottom", fontsize=9)
     ax.set_yticks(range(len(methods)), methods)
     ax.set_ylim(3.5, -0.9)
@@ -243,9 +247,9 @@ def interval_widths() -> Figure:
     ax = figure.subplots()
     ax.plot(*zip(*widths, strict=True), "o-", color=plots.BLUE)
     for size, width in widths:
-        ax.annotate(f"{size}: ±{width:.0f}", (size, width), xytext=(6, 6), textcoords="offset points", fontsize=9)
+        ax.annotate(f"{size:,}: ±{width:.0f}", (size, width), xytext=(6, 6), textcoords="offset points", fontsize=9)
     ax.set_xscale("log")
-    ax.set_xlim(20, 1500)
+    ax.set_xlim(20, 2000)
     ax.set_xticks([30, 100, 300, 1000], ["30", "100", "300", "1,000"])
     ax.set_ylim(0, 25)
     ax.set_xlabel("answers")

@@ -162,6 +162,7 @@ _QUOTED_MARK = re.compile(
     r"(?P<mark>\d{1,2}(?:[.,]\d)?(?:\s*/\s*10)?)[“”\"'»«]",
     re.I,
 )
+_JSON_NUMBER = re.compile(r'[{,]\s{0,99}"([^"\n]{0,99})"\s{0,99}:\s{0,99}"?(-?\d+(?:\.\d+)?)"?(?=\s*[,}]|\s*\Z)')
 _KEYS = re.compile(rf"(?:{_WHOLE})|(?:{_PLAIN})", re.I)
 
 
@@ -296,6 +297,8 @@ def _plain(reply: str) -> str:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
     for start, end, _ in [*_json_objects(text)][::-1]:  # which are read by their keys, or not at all
         text = f"{text[:start]} {text[end:]}"
+    # Of one that is cut off or damaged, what stands under a key that means a score is left, and no other number.
+    text = _JSON_NUMBER.sub(lambda m: f"\n{m[1]}: {m[2]}\n" if re.fullmatch(_KEYS, m[1]) else " ", text)
     text = re.sub(r"\\(?=[\[\]])", "", text)
     text = re.sub(r"</t[hd]>\s*<td>", ": ", text)
     text = re.sub(rf"<({_WHOLE}|{_PLAIN})>", r"\n\1: ", text, flags=re.I)
@@ -329,12 +332,12 @@ def _json_objects(text: str) -> Iterator[tuple[int, int, object]]:
         place = end
 
 
-def _fields(value: object) -> Iterator[tuple[str, object]]:
-    """Keys and plain values of nested JSON."""
-    items = value.items() if isinstance(value, dict) else [("", item) for item in value]
+def _fields(value: object, above: str = "") -> Iterator[tuple[str, object]]:
+    """Keys and plain values of nested JSON; what is in a list has the list's key."""
+    items = value.items() if isinstance(value, dict) else [(above, item) for item in value]
     for key, item in items:
         if isinstance(item, dict | list):
-            yield from _fields(item)
+            yield from _fields(item, key)
         elif not isinstance(item, bool):
             yield key, item
 

@@ -141,8 +141,8 @@ def run_translator(settings: FilteringSettings) -> dict:
     if not set(settings.scores) - {"cosine"}:
         return {}
     path = artifacts.stage_path(settings.run_dir, "translation") / "manifest.json"
-    made = artifacts.read_json(path)["settings"] if path.is_file() else {}
-    if not made or made["engine"] == "server":
+    made = artifacts.read_manifest(path)["settings"] if path.is_file() else {}
+    if not made or made.get("engine") == "server":
         raise PhoenixError(
             "filtering.scores asks for the run's own translator, which "
             + (f"{path} does not name" if not made else "stands behind a server")
