@@ -59,7 +59,7 @@ def tokens_by_language() -> Figure:
     ax.set_yticks(rows, order)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="center right")
+    ax.legend(loc="upper right", bbox_to_anchor=(1, 0.5))
     ax.set_xlabel("tokens for the same four sentences")
     ax.set_title("Trimming costs the kept languages nothing, and others much")
     return figure
@@ -87,10 +87,11 @@ def translator_arms() -> Figure:
     ax = figure.subplots()
     _intervals(ax, rows, 1, -0.15, plots.BLUE, "help text")
     _intervals(ax, rows, 2, 0.15, plots.VERMILION, "this project's sentences")
-    ax.set_yticks(range(len(rows)), [row[0].replace(" (", ", ").replace(")", "") for row in rows])
+    ax.set_yticks(range(len(rows)), [re.sub(r" \([^)]*\)", "", row[0]) for row in rows])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="lower left")
+    ax.set_xlim(35, 58)  # room for the legend
+    ax.legend(loc="lower right")
     ax.set_xlabel("chrF on pairs that were not trained on, with 95 % intervals")
     ax.set_title("Data moves the translator; rank hardly does")
     return figure
@@ -134,7 +135,7 @@ def rows_kept() -> Figure:
     ax.set_yticks([0, 1], ["base model with\nfour examples", "the same model with\nan adapter"])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set_xlim(0, 92)
+    ax.set_xlim(0, 104)
     ax.legend(loc="center right")
     ax.set_xlabel("rows kept, of 60 translated")
     ax.set_title("A filter shows how good the translator was")
@@ -194,19 +195,17 @@ def training_memory() -> Figure:
     }
     figure = plots.detached_figure(7.0, 3.2)
     ax = figure.subplots()
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted lines end at the number
     for row, options in enumerate(methods.values()):
         left = 0.0
         parts = memory.parts_gb(**common, **options)
         for position, (part, size) in enumerate(parts.items()):
             ax.barh(row, size, left=left, height=0.6, color=plots.PALETTE[position], label=part if row == 0 else None)
             left += size
-        ax.annotate(f"{left:.0f} GB", (left, row), xytext=(5, 0), textcoords="offset points", va="center")
+        ax.annotate(f"{left:.0f} GB", (left, row), xytext=(5, 0), textcoords="offset points", va="center", bbox=ground)
     for limit in (16, 24, 80):
-        # Not through the totals that stand beside the bars.
-        ax.plot(
-            [limit] * 8, [-0.5, -0.32, 0.32, 0.68, 1.32, 1.68, 2.32, 3.4], ":", color=plots.INK, linewidth=1, zorder=0
-        )
-        ax.annotate(f"{limit}", (limit, -0.55), ha="center", va="bottom", fontsize=9)
+        ax.axvline(limit, color=plots.INK, linestyle=":", linewidth=1)
+        ax.annotate(f"{limit}", (limit, -0.55), ha="center", va="bottom", fontsize=9, bbox=ground)
     ax.set_yticks(range(len(methods)), methods)
     ax.set_ylim(3.5, -0.9)
     ax.set_xlim(0, 128)
