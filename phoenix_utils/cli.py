@@ -31,7 +31,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.KEY=VALUE", help="change one setting; may be repeated"),
 ]
-Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory, runs/PROFILE by default")]
+Out = Annotated[
+    str | None, typer.Option("--out", metavar="DIR", help="run directory, by default runs/PROFILE or the file's own")
+]
 Run = Annotated[str, typer.Argument(help="a run's folder, for example runs/mini")]
 Redo = Annotated[bool, typer.Option("--redo", help="move results made by other settings aside and start again")]
 

@@ -206,7 +206,7 @@ def intervals(
         whisker = [[max(value - low, 0)], [max(high - value, 0)]]
         ax.errorbar(value, row, xerr=whisker, fmt="o", color=hue, capsize=4, elinewidth=1.6)
     if share:
-        ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+.0f}" if x else "0")
+        ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+.3g}" if x else "0")
     ax.axvline(0, color=INK, linewidth=1)
     ax.set_yticks(range(len(values)), map(_no_formula, values))
     ax.set_ylim(len(values) - 0.5, -0.5)

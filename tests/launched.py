@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from manifests import manifest  # tests/manifests.py
+
 from phoenix_utils import artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def train(stage, settings):
     """Run the stage in `settings.run_dir` with exactly these settings; the stages before it count as finished."""
     for earlier in ("translation", "filtering", "sft")[: ("sft", "dpo").index(stage) + 2]:
-        manifest = artifacts.stage_path(settings.run_dir, earlier) / "manifest.json"
-        if not manifest.is_file():
-            artifacts.write_json(manifest, {"status": "complete"})
+        path = artifacts.stage_path(settings.run_dir, earlier) / "manifest.json"
+        if not path.is_file():
+            artifacts.write_json(path, manifest())
     values = settings.model_dump(exclude={"run_dir", "redo"})
     words = [word for name, value in values.items() for word in ("--set", f"{stage}.{name}={value}")]
     config = str(ROOT / "profiles" / "accelerate" / "ddp.yaml")

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest  # tests/manifests.py, beside this file
 from test_pipeline import phoenix
 
 from phoenix_utils import artifacts, corpora, models, pipeline
@@ -231,27 +232,28 @@ def test_a_price_of_ones_own_changes_the_bill_and_not_the_hours():
         ({}, {"gpu": "T4"}, "that is vLLM's speed, transformers is slower"),
     ],
 )
-def test_what_is_not_known_is_said(change, needs, words):
-    assert words in lines(TranslationSettings(**change), HardwareNeeds(**needs))
+def test_what_is_not_known_is_said(change, needs, words, tmp_path):
+    assert words in lines(TranslationSettings(**change, run_dir=str(tmp_path)), HardwareNeeds(**needs))
 
 
 def test_a_speed_that_was_measured_is_used_for_the_same_model_only(tmp_path):
     folder = tmp_path / "01_translation"
     folder.mkdir()
-    manifest = {"settings": {"model": "org/a", "engine": "transformers"}, "notes": {"characters_per_second": 12.5}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    made = {"model": "org/a", "engine": "transformers"}
+    told = manifest(settings=made, notes={"characters_per_second": 12.5})
+    (folder / "manifest.json").write_text(json.dumps(told))
     same = TranslationSettings(model="org/a", run_dir=str(tmp_path))
     assert forecast.speed(same, HardwareNeeds(), TWO_CORES).characters_per_second == 12.5
     assert "measured in" in lines(same)
     other = same.model_copy(update={"model": "org/b-1b"})
     assert forecast.speed(other, HardwareNeeds(), TWO_CORES).characters_per_second != 12.5
     two, three = (same.model_copy(update={"engine": "ray", "ray_workers": number}) for number in (2, 3))
-    manifest["notes"]["engine"] = two.on_ray
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    told["notes"]["engine"] = two.on_ray
+    (folder / "manifest.json").write_text(json.dumps(told))
     found = [forecast.speed(each, HardwareNeeds(), TWO_CORES).characters_per_second for each in (same, two, three)]
     assert found == [None, 12.5, None]
-    manifest["notes"] = {}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    told["notes"] = {}
+    (folder / "manifest.json").write_text(json.dumps(told))
     assert forecast.speed(same, HardwareNeeds(), TWO_CORES).characters_per_second is None
 
 

@@ -13,6 +13,7 @@ import sacrebleu
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest  # tests/manifests.py, beside this file
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -452,7 +453,7 @@ def trained_run(tiny, tmp_path):
         lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
         get_peft_model(LlamaForCausalLM.from_pretrained(folder), lora).save_pretrained(target / "adapter")
         tokenizer.save_pretrained(target / "adapter")
-        write_json(target / "manifest.json", {"status": "complete", "settings": {"model": str(folder)}})
+        write_json(target / "manifest.json", manifest(settings={"model": str(folder)}))
     return EvaluationSettings(
         run_dir=str(tmp_path),
         model=str(folder),
@@ -613,7 +614,7 @@ def test_other_settings_are_refused_and_bad_input_is_one_sentence(trained_run, t
     with pytest.raises(PhoenixError, match="does not exist"):
         stage.run(trained_run.model_copy(update={"run_dir": str(tmp_path / "nothing")}))
     other = stage_path(trained_run.run_dir, "dpo") / "manifest.json"
-    write_json(other, {"settings": {"model": "some/other"}})
+    write_json(other, manifest(settings={"model": "some/other"}))
     with pytest.raises(PhoenixError, match="'some/other'"):
         stage.check_same_base(trained_run)
 

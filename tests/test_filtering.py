@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest  # tests/manifests.py, beside this file
 from typer.testing import CliRunner
 
 from phoenix_utils import artifacts, corpora, tables
@@ -583,9 +584,8 @@ def test_translator_scores_are_those_of_the_runs_own_translator(tmp_path, trimme
     )
     made = {"model": str(trimmed_model_dir), "adapter": "none", "engine": "transformers", "load_in_4bit": False,
             "batch_tokens": 4096, "num_gpus": 1}  # fmt: skip
-    manifest = artifacts.stage_path(limits.run_dir, "translation") / "manifest.json"
-    told = {"status": "complete", "settings": made, "inputs": {}, "outputs": {}, "counts": {}, "notes": {}}
-    artifacts.write_json(manifest, told)
+    path = artifacts.stage_path(limits.run_dir, "translation") / "manifest.json"
+    artifacts.write_json(path, manifest(settings=made))
     run(limits, count_tokens)
     line = next(line for line in read(limits, "scores") if line["forward"] is not None)
     engine = scoring.open_translator(limits, scoring.run_translator(limits))
@@ -594,10 +594,10 @@ def test_translator_scores_are_those_of_the_runs_own_translator(tmp_path, trimme
     back = engine.score([f"Translate this from German to English:\nGerman: {pair[1]}\nEnglish:"], [" " + pair[0]])[0]
     assert line["forward"] == pytest.approx(there, abs=1e-3)
     assert line["dual"] == pytest.approx(abs(there - back) - (there + back) / 2, abs=1e-3)
-    artifacts.write_json(manifest, {**told, "settings": {**made, "engine": "server"}})
+    artifacts.write_json(path, manifest(settings={**made, "engine": "server"}))
     with pytest.raises(PhoenixError, match="stands behind a server"):
         scoring.run_translator(limits)
-    manifest.unlink()
+    path.unlink()
     with pytest.raises(PhoenixError, match="cosine needs none"):
         scoring.run_translator(limits)
 

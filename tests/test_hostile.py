@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest  # tests/manifests.py, beside this file
 
 from phoenix_utils import (
     artifacts,
@@ -132,9 +133,7 @@ def test_a_manifest_names_no_file_outside_its_stage(tmp_path, name):
     folder = tmp_path / "03_sft"
     folder.mkdir()
     (tmp_path.parent / "mine.txt").write_text("precious")
-    told = {key: {} for key in ("settings", "inputs", "counts", "notes")}
-    told |= {"status": "complete", "checksum": "", "outputs": {name: {"sha256": "0"}}}
-    (folder / "manifest.json").write_text(json.dumps(told))
+    (folder / "manifest.json").write_text(json.dumps(manifest(checksum="", outputs={name: {"sha256": "0"}})))
     settings = SftSettings(run_dir=str(tmp_path))
     with pytest.raises(PhoenixError, match="is damaged"), artifacts.open_stage("sft", settings, {}):
         pass

@@ -85,7 +85,7 @@ class FilteringSettings(StageSettings):
         0.5, ge=0, le=1, description="most of an evaluation question's word runs that may stand in a row"
     )
     evaluation_questions: str | None = Field(
-        None, description="further questions that no row may hold, as evaluation.mt_bench: a hub id or a file"
+        None, description="further questions that no row may hold, as `evaluation.mt_bench`: a hub id or a file"
     )
     max_length: int = Field(
         2048, ge=1, description="most tokens of a row in the chat template; the paper keeps rows under 2049"
