@@ -38,7 +38,8 @@ _ROLES = {
 }  # fmt: skip
 
 
-_PYTHON_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
+_NAMES_A_ROLE = re.compile(r"['\"](?:role|from)['\"]\s*:")
 
 
 class UnknownLayout(ValueError):
@@ -202,9 +203,12 @@ def _is_messages(value: object) -> bool:
     """
     if not isinstance(value, str):
         return isinstance(value, list)
-    if _PYTHON_MESSAGES.match(value) and not isinstance(_parsed(value), list):
+    if not _LIST_OF_OBJECTS.match(value):
+        return False
+    is_list = isinstance(_parsed(value), list)
+    if not is_list and _NAMES_A_ROLE.search(value):
         raise Unusable("messages as Python text, not as JSON: write the column with json.dumps")
-    return value.lstrip().startswith("[{") and isinstance(_parsed(value), list)
+    return is_list
 
 
 def _parsed(value: str) -> object:

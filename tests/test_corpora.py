@@ -155,9 +155,17 @@ def test_answers_to_different_prompts_are_no_pair(tmp_path):
     assert skipped == {"the two answers are to different prompts": 2}
 
 
-def test_messages_as_python_writes_them_are_no_answer(tmp_path):
+def test_messages_in_indented_json_are_messages(tmp_path):
+    pair = {"prompt": ASK, "chosen": json.dumps(TALK, indent=1), "rejected": json.dumps(WORSE, indent=1)}
+    (row,) = corpora.read_preferences(save(tmp_path / "p.csv", [pair]))
+    assert (row["chosen"], row["rejected"]) == (TALK, WORSE)
+
+
+@pytest.mark.parametrize("more", [{}, {"weight": 1}])
+def test_messages_as_python_writes_them_are_no_answer(tmp_path, more):
     """pandas writes a column of lists into a CSV file as Python source text."""
-    path = save(tmp_path / "p.csv", [{"prompt": ASK, "chosen": str(TALK), "rejected": str(WORSE)}])
+    chosen = [{**more, **message} for message in TALK]
+    path = save(tmp_path / "p.csv", [{"prompt": ASK, "chosen": str(chosen), "rejected": "Dog."}])
     with pytest.raises(PhoenixError, match="messages as Python text, not as JSON.*json.dumps"):
         list(corpora.read_preferences(path))
 
