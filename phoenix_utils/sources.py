@@ -15,6 +15,7 @@ from phoenix_utils import strict_json
 from phoenix_utils.errors import PhoenixError
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -130,11 +131,14 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict]]:
     csv.field_size_limit(2**24)  # the default of 128 KB is shorter than a long conversation
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        names = reader.fieldnames or []
+        names = list(reader.fieldnames or [])
+        while names and not names[-1].strip():  # a spreadsheet widens the header to its longest row
+            names.pop()
+        reader.fieldnames = names
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise PhoenixError(f"{path} has two columns named {twice!r}: rename one")
         for number, row in enumerate(reader, 1):
-            if None in row:
+            if any(cell.strip() for cell in row.pop(None, ())):
                 raise PhoenixError(
                     f"{path}, row {number}, has more cells than the header: put quotes around texts that hold commas"
                 )
@@ -159,7 +163,7 @@ def _folder_rows(folder: Path, split: str | None, kind: str) -> Iterator[tuple[s
             path
             for path in folder.rglob("*")
             if path.suffix.lower() in _SUFFIXES
-            and not path.name.startswith(("dataset_", "state."))
+            and path.name not in _DESCRIPTIONS
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         )
     except OSError as error:  # changed while it was looked through, or no business of this user

@@ -174,6 +174,7 @@ def test_messages_as_python_writes_them_are_no_answer(tmp_path, more):
     "text, words",
     [
         ("prompt,completion\nThe answer is, well, yes,no\n", "row 1, has more cells than the header"),
+        ("prompt,completion,,\na,b,,\nThe answer is, well, yes,no\n", "row 2, has more cells than the header"),
         ("prompt,completion,completion\na,b,c\n", "two columns named 'completion'"),
     ],
 )
@@ -255,9 +256,9 @@ def test_folder_takes_its_training_split(tmp_path):
 
 def test_folder_without_splits_is_read_whole(tmp_path):
     (tmp_path / ".ipynb_checkpoints").mkdir()  # Jupyter's copy of a file that somebody looked at
-    for name in ("b.jsonl", "a.csv", ".ipynb_checkpoints/b-checkpoint.jsonl"):
+    for name in ("dataset_b.jsonl", "a.csv", ".ipynb_checkpoints/b-checkpoint.jsonl"):
         save(tmp_path / name, [{**CHAT_ROWS["alpaca"], "id": name}])
-    assert [row["prompt_id"] for row in corpora.read_chat(str(tmp_path))] == ["a.csv", "b.jsonl"]
+    assert [row["prompt_id"] for row in corpora.read_chat(str(tmp_path))] == ["a.csv", "dataset_b.jsonl"]
 
 
 def bad_sources(folder: Path) -> dict[str, tuple[str, str]]:
