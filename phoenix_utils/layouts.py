@@ -79,6 +79,8 @@ def _instruction_rows(row: dict) -> Iterator[dict]:
         items = _objects(row["instances"], "instances")
         pairs = [(_ask(row["instruction"], item.get("input")), item.get("output")) for item in items]
     elif "instruction" in row and "output" in row:
+        if row.get("history") not in (None, "", "[]", []):
+            raise Unusable("earlier turns in a history column: put all turns into messages")
         pairs = [(_ask(row["instruction"], row.get("input")), row["output"])]
     elif "instruction" in row and "response" in row:
         pairs = [(_ask(row["instruction"], row.get("context")), row["response"])]
@@ -160,8 +162,8 @@ def _contents(messages: list[dict], role: str) -> str:
 
 def _system(row: dict) -> list[dict]:
     """The system message that some layouts keep in a column of its own, before messages without one."""
-    text = next((row[name] for name in ("system", "system_prompt") if isinstance(row.get(name), str)), "")
-    return [_message("system", _clean(text))] if _clean(text) else []
+    texts = [_clean(row[name]) for name in ("system", "system_prompt") if isinstance(row.get(name), str)]
+    return [_message("system", text) for text in texts if text][:1]
 
 
 def _unknown(row: dict, layouts: dict[str, str]) -> UnknownLayout:

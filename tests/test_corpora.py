@@ -135,7 +135,7 @@ def test_a_system_column_becomes_the_first_message_of_a_conversation(tmp_path):
     system = {"role": "system", "content": "Be brief."}
     raw = [
         {"system": "Be brief.", "prompt": ASK, "response": REPLY},
-        {"system_prompt": "Be brief.", **CHAT_ROWS["sharegpt"]},
+        {"system": "", "system_prompt": "Be brief.", **CHAT_ROWS["sharegpt"]},
         {"system": "Be loud.", "messages": [system, *TALK]},
         {"system": " ", "messages": [system, *TALK]},
     ]
@@ -187,6 +187,13 @@ def test_a_table_that_would_lose_cells_is_refused(tmp_path, text, words):
 def test_true_is_no_id(tmp_path):
     first, second = corpora.read_chat(save(tmp_path / "c.jsonl", [{"id": True, **CHAT_ROWS["alpaca"]}] * 2))
     assert first["prompt_id"] != second["prompt_id"] and "True" not in first["prompt_id"]
+
+
+def test_an_answer_is_not_learned_without_the_turns_before_it(tmp_path):
+    raw = [{**CHAT_ROWS["alpaca"], "history": history} for history in ([], None, "[]", [["Name a town.", "Bonn."]])]
+    skipped = Counter()
+    assert len(list(corpora.read_chat(save(tmp_path / "c.jsonl", raw), skipped=skipped))) == 3
+    assert skipped == {"earlier turns in a history column: put all turns into messages": 1}
 
 
 def test_empty_turns_and_odd_roles_stay_for_the_filters(tmp_path):
