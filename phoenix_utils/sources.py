@@ -172,7 +172,7 @@ def _folder_rows(folder: Path, split: str | None, kind: str) -> Iterator[tuple[s
         raise PhoenixError(
             f"the folder {folder} holds no file to read; give one with files of these kinds: {', '.join(_SUFFIXES)}"
         )
-    splits = {path: re.sub(r"-\d+-of-\d+.*$", "", path.stem) for path in files}
+    splits = {path: re.sub(r"-\d+(-of-\d+.*)?$", "", path.stem) for path in files}
     if split or any(name.startswith("train") for name in splits.values()):
         split = _choose_split(str(folder), list(splits.values()), split, kind)
         files = [path for path in files if splits[path] == split]
@@ -181,9 +181,10 @@ def _folder_rows(folder: Path, split: str | None, kind: str) -> Iterator[tuple[s
 
 
 def _choose_split(source: str, names: list[str], wanted: str | None, kind: str) -> str:
-    """The wanted split, or else the training split for this kind of rows."""
+    """The wanted split, or else the training split for this kind of rows; which of several is not for us to guess."""
     best = ("train_sft", "train") if kind == "chat" else ("train_prefs", "train")
-    for name in (wanted,) if wanted else (*best, *(name for name in names if name.startswith("train"))):
+    training = {name for name in names if name.startswith("train")}
+    for name in (wanted,) if wanted else (*best, *(training if len(training) == 1 else ())):
         if name in names:
             return name
     known = ", ".join(sorted(set(names)))

@@ -261,6 +261,16 @@ def test_folder_takes_its_training_split(tmp_path):
         list(corpora.read_chat(f"{tmp_path}:dev"))
 
 
+def test_a_folder_of_training_files_is_read_whole_or_not_at_all(tmp_path):
+    for name in ("train-0.jsonl", "train-1.jsonl"):
+        save(tmp_path / name, [{**CHAT_ROWS["alpaca"], "id": name}])
+    assert [row["prompt_id"] for row in corpora.read_chat(str(tmp_path))] == ["train-0.jsonl", "train-1.jsonl"]
+    for name in ("train-0.jsonl", "train-1.jsonl"):
+        (tmp_path / name).rename(tmp_path / name.replace("-", "_"))
+    with pytest.raises(PhoenixError, match="no split 'train'; it has: train_0, train_1; name one"):
+        list(corpora.read_chat(str(tmp_path)))
+
+
 def test_folder_without_splits_is_read_whole(tmp_path):
     (tmp_path / ".ipynb_checkpoints").mkdir()  # Jupyter's copy of a file that somebody looked at
     for name in ("dataset_b.jsonl", "a.csv", ".ipynb_checkpoints/b-checkpoint.jsonl"):
