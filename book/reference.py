@@ -123,7 +123,7 @@ def _plain(text: str) -> str:
     return re.sub(r"([<*_\[\]])", r"\\\1", text)
 
 
-def _wrapped(doc: str, width: int = 78) -> str:
+def _wrapped(doc: str, width: int = 74) -> str:
     """A docstring whose long lines are broken for the page; indented lists keep their indent."""
     lines: list[str] = []
     for paragraph in doc.split("\n\n"):
@@ -169,20 +169,19 @@ def api_page() -> str:
         text += [f"## `phoenix_utils.{stage}`", ""]
         for name in sorted(package.__all__, key=str.lower):
             item = getattr(package, name)
-            if isinstance(item, type) and issubclass(item, StageSettings) or inspect.ismodule(item):
+            if isinstance(item, type) and issubclass(item, StageSettings) or not callable(item):
                 continue
-            text += [f"### `{name}`", ""]
-            if callable(item):
-                text += ["```python", _signature(name, item), "```", ""]
-            doc = inspect.getdoc(item) if callable(item) else None
-            if doc:
+            text += [f"### `{name}`", "", "```python", _signature(name, item), "```", ""]
+            if doc := inspect.getdoc(item):
                 text += ["```text", _wrapped(doc), "```", ""]
     return "\n".join(text)
 
 
 def _signature(name: str, item: typing.Any) -> str:
     signature = inspect.signature(item)
-    parameters = [str(one).replace("'", "") for one in signature.parameters.values()]
+    # Annotations are texts here, and without their quotes easier to read; a default keeps its own.
+    halves = [str(one).partition(" = ") for one in signature.parameters.values()]
+    parameters = [annotated.replace("'", "") + equals + default for annotated, equals, default in halves]
     if any(one.kind is one.KEYWORD_ONLY for one in signature.parameters.values()):
         first = [one.kind for one in signature.parameters.values()].index(inspect.Parameter.KEYWORD_ONLY)
         parameters.insert(first, "*")
